@@ -26,7 +26,7 @@ def base_rows(weights: NDArray, linear: NDArray, hawkes: NDArray, out: NDArray) 
 
 
 def apply_base(weights: NDArray[np.float64], base: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """The base forecast, bps: float64[S] from a Step's `base`, float64[T, S] from a Panel's; the same bits in both. 0 where nothing is ready.
+    """The base forecast, bps: float64[S] from a Step's `base`, float64[T, S] from a Panel's; the same bits in both.
 
     Raises DataError where `base` lacks `linear` or `hawkes`.
     """
@@ -48,9 +48,9 @@ def base_is_ready(base_ready: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.boo
 
 
 def label_rows(panel: Panel) -> NDArray[np.bool_]:
-    """bool[T, S]: rows a level-1 model may learn from: marked, valid, and with a base that comes from fits on the past alone.
+    """bool[T, S]: rows a level-1 model may learn from: marked, valid, with a base from fits on the past alone.
 
-    Raises DataError for a panel without y, rows or base_oof: an in-sample base would teach the model to undo an overfit that is not there later.
+    Raises DataError for a panel without y, rows or base_oof: an in-sample base has an overfit that is not there later.
     """
     if panel.y is None or panel.rows is None or panel.base_oof is None:
         raise DataError(f"Session {panel.session}: a level-1 fit needs y, rows and base_oof.", hint="Pass panels made for fitting.")
@@ -60,8 +60,8 @@ def label_rows(panel: Panel) -> NDArray[np.bool_]:
 def fit_base(train: Iterable[Panel]) -> NDArray[np.float64]:
     """Ridge without intercept of y on (linear.mean_bps, hawkes.mean_bps): weights float64[S, 2], one pair a symbol.
 
-    Rows are those of `label_rows`. A symbol with none gets (1, 0), the linear forecast as it is; a forecast that is always 0 gets weight 0.
-    Raises DataError where `train` is empty. One pass, O(T S); panels are opened one at a time. Source: methods.md section 1, "Base of level 1".
+    Rows are those of `label_rows`. A symbol with none gets (1, 0), the linear forecast as it is; one that is always 0 gets weight 0.
+    Raises DataError where `train` is empty. One pass, O(T S), panels opened one at a time.
     """
     gram = cross = None
     for panel in train:
