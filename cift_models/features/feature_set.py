@@ -50,7 +50,9 @@ class FeatureSet:
         place = {name: i for i, name in enumerate(self.names)}
         missing = [n for n in names if n not in place]
         if missing:
-            raise SchemaMismatch(f"The feature set lacks {missing[0]!r} (and {len(missing) - 1} more).", hint="Build the features again with this version.")
+            raise SchemaMismatch(
+                f"The feature set lacks {missing[0]!r} (and {len(missing) - 1} more).", hint="Build the features again with this version."
+            )
         return np.array([place[n] for n in names], np.int64)
 
     def as_json(self) -> dict[str, Any]:
@@ -63,7 +65,9 @@ class FeatureSet:
         names = tuple(value.pop("names"))
         made = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
         if made.names != names:
-            raise SchemaMismatch("The stored feature set has other columns than this version of the code makes.", hint="Build the features again.")
+            raise SchemaMismatch(
+                "The stored feature set has other columns than this version of the code makes.", hint="Build the features again."
+            )
         return made
 
 
