@@ -101,12 +101,12 @@ def level1_folds() -> tuple[Fold, ...]:
 
 
 def level2_folds() -> tuple[Fold, ...]:
-    """Head, meta-learner, ensemble, on out-of-fold outputs of what is below: b(k), k = 4, 5, by a fit on b3..b(k-1); then b3-b5."""
+    """Meta-learner and head, on out-of-fold outputs of levels 0 and 1: b(k), k = 4, 5, by a fit on b3..b(k-1); then b3-b5."""
     return (*(Fold(f"k{k}", tuple(range(3, k)), (), (k,)) for k in range(4, 6)), Fold("final", tuple(range(3, 6)), (STOP,), (6, *TEST)))
 
 
 def level3_folds() -> tuple[Fold, ...]:
-    """The ensemble, which reads the meta-learner's out-of-fold outputs too: b5 by a fit on b4; then b4-b5."""
+    """Ensemble, which reads the meta-learner too, whose out-of-fold outputs begin at b4: b5 by a fit on b4; then b4-b5."""
     return (Fold("k5", (4,), (), (5,)), Fold("final", (4, 5), (STOP,), (6, *TEST)))
 
 

@@ -18,6 +18,7 @@ from cift_models.splits import (
     level0_folds,
     level1_folds,
     level2_folds,
+    level3_folds,
     max_train_t1,
     training_rows,
 )
@@ -74,7 +75,7 @@ def test_blocks_partition_the_decision_rows_in_time_order(drawn):
 @given(calendars(), st.sampled_from([0, 1, 100, 1000]))
 def test_no_training_label_and_purge_reaches_the_predicted_part(drawn, latency_ms):
     sessions, horizon, calendar, _ = drawn
-    for fold in (*level0_folds(), *level1_folds(), *level2_folds()):
+    for fold in (*level0_folds(), *level1_folds(), *level2_folds(), *level3_folds()):
         start_of_next = calendar.first(max(fold.train) + 1)
         first_predicted = min(calendar.first(b) for b in fold.predict)
         kept = 0
@@ -110,13 +111,15 @@ def test_folds_are_those_of_the_levels():
         ((1, 2, 3, 4), (5,)),
         ((1, 2, 3, 4, 5), (6, 7, 8, 9)),
     ]
+    assert [(f.train, f.predict) for f in level3_folds()] == [((4,), (5,)), ((4, 5), (6, 7, 8, 9))]
     assert [(f.train, f.predict) for f in level2_folds()] == [((3,), (4,)), ((3, 4), (5,)), ((3, 4, 5), (6, 7, 8, 9))]
-    for folds in (level0_folds(), level1_folds(), level2_folds()):
+    for folds in (level0_folds(), level1_folds(), level2_folds(), level3_folds()):
         assert [f.stop for f in folds] == [()] * (len(folds) - 1) + [(6,)] and folds[-1].name == "final"
     # Every out-of-fold column a higher level learns from was made by a lower one.
     lower = {b for f in level0_folds()[:-1] for b in f.predict}
     middle = {b for f in level1_folds()[:-1] for b in f.predict}
-    assert set(level1_folds()[-1].train) <= lower and set(level2_folds()[-1].train) <= middle
+    upper = {b for f in level2_folds()[:-1] for b in f.predict}
+    assert set(level1_folds()[-1].train) <= lower and set(level2_folds()[-1].train) <= middle and set(level3_folds()[-1].train) <= upper
 
 
 def test_ten_sessions_give_whole_sessions_and_nine_give_equal_runs():
