@@ -1,0 +1,45 @@
+# `make demo` and `make test` need nothing but Python 3.11, make and a package registry; each sets up what it needs.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# One thread of BLAS: on tiny vectors a second one costs more than it brings (docs/results.md).
+export OPENBLAS_NUM_THREADS ?= 1
+export CIFT_TEST_DATA ?= $(wildcard ../shared/data)
+
+.PHONY: setup demo test check real-day prove-models bench lock clean
+
+setup: .venv/installed ## make .venv from the pinned lock
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(BIN)/uv pip install --quiet --require-hashes --compile-bytecode --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
+	touch $@
+
+demo: setup ## simulate a market, train and judge everything on it, no server
+	$(BIN)/cift demo
+
+test: setup ## laws, integration and the short proofs
+	$(BIN)/python -m pytest tests -m "not proof"
+
+check: setup ## format, lint, types, import contracts, unit tests and the laws that need no torch
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/unit tests/contract -m "not proof and not torch and not slow"
+
+prove-models: setup ## the long proofs of methods: every seed, every figure
+	$(BIN)/python -m pytest tests -m proof -s
+
+real-day: setup ## the recorded day: ingest, train, serve, replay, compare
+	$(BIN)/python -m pytest tests/e2e/test_real_day.py -m real_day -s
+
+bench: setup ## time what is fast, beside its peers
+	$(BIN)/python -m pytest tests/benchmarks -s
+
+lock: ## pin every version with hashes, naming no index
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .cift build *.egg-info

@@ -1,0 +1,1 @@
+"""What runs, in what order. A flow names tasks; it computes nothing."""

@@ -1,0 +1,1 @@
+"""The live side: sockets, the online mirror, the journal and the Bento around cift_models' engine."""
