@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cift_models.errors import SchemaMismatch
 from cift_models.models.columns import Columns
-from cift_models.models.protocol import Output, Outputs, Panel, State, Step, refuse_nan
+from cift_models.models.protocol import Config, Output, Outputs, Panel, State, Step, refuse_nan
+from cift_models.models.weight_files import Shape, read_config, read_weights, write_weights
 
 Arrays = dict[str, NDArray]
 
 
 class RowModel(ABC):
-    """`update` and `predict` of a model that has `rows`: a step is a panel of one row, so their bits are equal."""
+    """Protocol and files of a model that has `rows`: a step is a panel of one row, so `update` and `predict` give equal bits.
+
+    `weights` are all its fitted numbers, by name; `columns` what it reads of a row.
+    """
 
     kind: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    Config: ClassVar[type[Config]]
     outputs: tuple[str, ...] = ("mean_bps",)
-    columns: Columns
+
+    def __init__(self, config: Any, symbols: tuple[str, ...], columns: Columns, weights: dict[str, NDArray[Any]]) -> None:
+        self.config = config
+        self.symbols = symbols
+        self.columns = columns
+        self.weights = weights
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, n_symbols: int, n_columns: int) -> dict[str, Shape]:
+        """Shape of every array of `weights`: what a damaged file is held against."""
 
     @abstractmethod
     def rows(self, x: NDArray[np.float64], valid: NDArray[np.bool_], base: Arrays, base_ready: Arrays) -> Outputs:
@@ -50,3 +66,14 @@ class RowModel(ABC):
                 )
             refuse_nan(base[name], valid & base_ready[name], f"{self.kind}, base {name}")
         return self.rows(x, valid, base, base_ready)
+
+    def save(self, directory: Path) -> None:
+        config = {"kind": self.kind, "config": self.config.model_dump(), "symbols": list(self.symbols), "columns": self.columns.as_json()}
+        write_weights(directory, config, self.weights)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        saved = read_config(directory, cls.kind)
+        symbols, columns = tuple(saved["symbols"]), Columns.from_json(saved["columns"])
+        weights = read_weights(directory, cls.shapes(len(symbols), len(columns.names)))
+        return cls(cls.Config(**saved["config"]), symbols, columns, weights)

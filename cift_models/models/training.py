@@ -91,3 +91,12 @@ def gather(
     return TrainingRows(
         symbols, columns, [np.concatenate(v) for v in x], [np.concatenate(v) for v in y], [np.concatenate(v) for v in base], latest
     )
+
+
+def gather_stop(
+    valid: Sequence[Panel], column_names: Callable[[FeatureSet], Sequence[str]], needs: Sequence[str] = (), optional: Sequence[str] = ()
+) -> TrainingRows | None:
+    """Rows for early stopping: like `gather`, and None where no row is usable (the fit then makes its fixed number of rounds)."""
+    if not any(usable(panel, needs, optional).any() for panel in valid):
+        return None
+    return gather(valid, column_names, needs, optional)

@@ -60,3 +60,11 @@ def read_weights(directory: Path, shapes: dict[str, Shape]) -> dict[str, NDArray
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ReleaseError(f"{path}: {name} holds a value that is not finite.", hint="The release is damaged.")
     return arrays
+
+
+def read_file(path: Path) -> bytes:
+    """A file of a model. Raises ReleaseError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReleaseError(f"{path} cannot be read: {error}.", hint="Expected what save() wrote.") from error

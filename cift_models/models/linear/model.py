@@ -7,22 +7,20 @@ What looks like non-linearity in order flow is a scale: with `sign(x) log1p|x|` 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cift_models.errors import FitError
 from cift_models.features.feature_set import FeatureSet, flow_names
-from cift_models.models.columns import Columns
 from cift_models.models.linear.config import LinearConfig
 from cift_models.models.linear.kernel import moments, ridge
 from cift_models.models.protocol import FitContext, FitReport, Outputs, Panel
 from cift_models.models.row_kernel import standardised_rows
 from cift_models.models.row_model import Arrays, RowModel
 from cift_models.models.training import gather
-from cift_models.models.weight_files import read_config, read_weights, write_weights
+from cift_models.models.weight_files import Shape
 
 
 class Linear(RowModel):
@@ -32,11 +30,10 @@ class Linear(RowModel):
     needs: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type[LinearConfig]] = LinearConfig
 
-    def __init__(self, config: LinearConfig, symbols: tuple[str, ...], columns: Columns, weights: dict[str, NDArray[Any]]) -> None:
-        self.config = config
-        self.symbols = symbols
-        self.columns = columns
-        self.weights = weights
+    @classmethod
+    def shapes(cls, n_symbols: int, n_columns: int) -> dict[str, Shape]:
+        s, k = n_symbols, n_columns
+        return {"mean": (s, k), "sd": (s, k), "weights": (s, k), "bias": (s,), "fitted": (s,)}
 
     @classmethod
     def column_names(cls, features: FeatureSet) -> list[str]:
@@ -90,15 +87,3 @@ class Linear(RowModel):
         ready = valid & w["fitted"]
         values = standardised_rows(x, ready, self.columns.places, w["mean"], w["sd"], self.config.clip, w["weights"], w["bias"])
         return Outputs(values[..., None], ready)
-
-    def save(self, directory: Path) -> None:
-        config = {"kind": self.kind, "config": self.config.model_dump(), "symbols": list(self.symbols), "columns": self.columns.as_json()}
-        write_weights(directory, config, self.weights)
-
-    @classmethod
-    def load(cls, directory: Path) -> Self:
-        saved = read_config(directory, cls.kind)
-        symbols, columns = tuple(saved["symbols"]), Columns.from_json(saved["columns"])
-        s, k = len(symbols), len(columns.names)
-        weights = read_weights(directory, {"mean": (s, k), "sd": (s, k), "weights": (s, k), "bias": (s,), "fitted": (s,)})
-        return cls(cls.Config(**saved["config"]), symbols, columns, weights)
