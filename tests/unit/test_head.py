@@ -41,7 +41,7 @@ def test_it_equals_scikit_learn_row_by_row():
     panel, mean_bps, _ = drawn(2, 3_000, symbols=1)
     head, _ = Head.fit([(panel, mean_bps, panel.valid)])
     rows = panel.rows & panel.valid[:, 0]
-    yhat = mean_bps[:, 0] / mean_bps[rows, 0].std()
+    yhat = mean_bps[:, 0] / panel.y[rows, 0].std()
     a60, a600, ticks = (panel.column(name)[:, 0] for name in CONTEXT)
     u = np.column_stack([yhat, abs(yhat), np.log(a60 / (1 - a60)), np.log(a600 / (1 - a600)), np.log(ticks)])
     oracle = LogisticRegression(C=1, tol=1e-8, max_iter=2000).fit(u[rows], panel.y[rows, 0])
