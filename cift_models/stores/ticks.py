@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cift_models.errors import DataError, EmptyRange, NotStored, SchemaMismatch, StoreError, UnknownSymbol
+from cift_models.errors import DataError, EmptyRange, NotStored, SchemaMismatch, SettingsError, StoreError, UnknownSymbol
 from cift_models.events import Events, merge
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
 from cift_models.feeds.quality import Checked
@@ -19,6 +19,8 @@ from cift_models.stores import lake
 
 if TYPE_CHECKING:
     import polars
+
+    from cift_models.settings import Settings
 
 QUARANTINE = "quarantine.parquet"
 """Rows that quality kept apart, beside the partition's data, with their reason."""
@@ -303,6 +305,13 @@ class ParquetTicks:
                 f"Unknown symbol {unknown[0]!r}.",
                 hint=f"Stored are {_shorten(names)}." if names else "Nothing is stored yet: ingest first.",
             )
+
+
+def open_ticks(settings: Settings) -> TickStore:
+    """The tick store that the settings name."""
+    if settings.questdb_url:
+        raise SettingsError("This version has no QuestDB store.", hint="Unset CIFT_QUESTDB_URL: ticks are then kept below the home.")
+    return ParquetTicks(settings.home)
 
 
 def _shorten(values: Sequence[Any]) -> str:

@@ -1,0 +1,88 @@
+"""Panels out of the stores: one session at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cift_models.errors import DataError
+from cift_models.features.feature_set import FeatureSet
+from cift_models.instruments import Session, Universe
+from cift_models.models.protocol import Panel
+from cift_models.stores.features import FeatureStore
+from cift_models.stores.ticks import TickStore
+
+Labels = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
+"""y float64[T, S] in bps, rows bool[T], label_end int64[T] ns, as a Panel holds them."""
+
+
+def open_panel(
+    ticks: TickStore,
+    store: FeatureStore,
+    universe: Universe,
+    features: FeatureSet,
+    session: Session,
+    sha256: str,
+    labels: Labels | None = None,
+) -> Panel:
+    """A session's panel: events from the tick store, rows from the feature store (the version `sha256`), labels if given.
+
+    Raises as both stores do; DataError where the offsets are of other events (the session was ingested again since).
+    """
+    events = ticks.events(universe, session)
+    arrays = store.read(universe, features, session, sha256)
+    expected = np.searchsorted(events.ts, arrays.as_of, "right")
+    if not np.array_equal(arrays.offsets[1:], expected):
+        raise DataError(
+            f"The features of {session.day} were built from other events than are stored now.",
+            hint="Build the features again.",
+            session=session.day,
+        )
+    y, rows, label_end = labels or (None, None, None)
+    return Panel(
+        universe=universe,
+        features=features,
+        session=session.day,
+        open=session.open,
+        close=session.close,
+        as_of=arrays.as_of,
+        x=arrays.x,
+        valid=arrays.valid,
+        why=arrays.why,
+        events=events,
+        offsets=arrays.offsets,
+        y=y,
+        rows=rows,
+        label_end=label_end,
+    )
+
+
+class Panels(Sequence[Panel]):
+    """Sessions opened when they are asked for. The one that was opened last is kept, so that epochs over one session open it once."""
+
+    def __init__(self, sessions: Sequence[Session], open_one: Callable[[Session], Panel]) -> None:
+        self._sessions = tuple(sessions)
+        self._open = open_one
+        self._last: tuple[int, Panel] | None = None
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @overload
+    def __getitem__(self, i: int) -> Panel: ...
+    @overload
+    def __getitem__(self, i: slice) -> Panels: ...
+    def __getitem__(self, i: int | slice) -> Panel | Panels:
+        if isinstance(i, slice):
+            return Panels(self._sessions[i], self._open)
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        if self._last is None or self._last[0] != i:
+            # Let go of the old session before the new one is read: one is in memory, not two.
+            self._last = None
+            self._last = (i, self._open(self._sessions[i]))
+        return self._last[1]

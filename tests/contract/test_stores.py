@@ -1,0 +1,545 @@
+"""One contract for every store of a role. A server's store is added to its role's list of openers and must keep every law."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cift_models.errors import (
+    Conflict,
+    DataError,
+    EmptyRange,
+    InputError,
+    NotStored,
+    ReleaseError,
+    SchemaMismatch,
+    StoreError,
+    UnknownSymbol,
+)
+from cift_models.events import BOOK, HALT, HIDDEN, RESUME, TRADE, Events
+from cift_models.feeds.canonical import events_of_tables, tables_of_events
+from cift_models.feeds.lobster import read_lobster
+from cift_models.feeds.quality import check_tables
+from cift_models.files import sha256_bytes
+from cift_models.instruments import Session, Universe
+from cift_models.schema import BOOK as BOOK_TABLE
+from cift_models.schema import OUTPUTS, PREDICTIONS
+from cift_models.stores import lake
+from cift_models.stores.features import FeatureStore, ParquetFeatures
+from cift_models.stores.online import MemoryOnline, OnlineStore
+from cift_models.stores.panels import Panels, open_panel
+from cift_models.stores.releases import Releases
+from cift_models.stores.ticks import ParquetTicks, TickStore
+from tests.lobster_made import lobster_made
+from tests.lobster_slice import lobster_zip, slice_lobster
+from tests.panels import toy_panel, toy_universe
+
+TICKS = {"parquet": ParquetTicks}
+FEATURES = {"parquet": ParquetFeatures}
+ONLINE = {"memory": MemoryOnline}
+SESSION = Session(20231114, 1_000, 2_000)
+
+
+@pytest.fixture(params=TICKS)
+def ticks(request: pytest.FixtureRequest, tmp_path: Path) -> TickStore:
+    return TICKS[request.param](tmp_path)
+
+
+@pytest.fixture(params=FEATURES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureStore:
+    return FEATURES[request.param](tmp_path)
+
+
+@pytest.fixture(params=ONLINE)
+def online(request: pytest.FixtureRequest) -> OnlineStore:
+    return ONLINE[request.param]()
+
+
+# Ticks
+
+
+@st.composite
+def canonical_events(draw: st.DrawFn, levels: int = 2) -> Events:
+    """One symbol's events of any legal kind, with ties in time, as a store must give them back."""
+    kinds = [BOOK, TRADE, BOOK | TRADE, TRADE | HIDDEN, BOOK | TRADE | HIDDEN, HALT, BOOK | HALT, RESUME, BOOK | RESUME, TRADE | HALT]
+    n = draw(st.integers(0, 30))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    events = Events.empty(n, levels)
+    events.ts[:] = SESSION.open + np.cumsum(rng.integers(0, 3, n))
+    events.sequence[:] = draw(st.integers(-5, 2**40)) + np.cumsum(rng.integers(1, 4, n))
+    events.kind[:] = draw(st.lists(st.sampled_from(kinds), min_size=n, max_size=n))
+    traded, booked = events.kind & TRADE > 0, events.kind & BOOK > 0
+    events.side[traded] = rng.integers(-1, 2, int(traded.sum()))
+    events.trade_px[traded] = rng.integers(1, 2**40, int(traded.sum()))
+    events.trade_sz[traded] = rng.integers(1, 2**40, int(traded.sum()))
+    for name in ("bid_px", "bid_sz", "ask_px", "ask_sz"):
+        array = getattr(events, name)
+        array[booked] = rng.integers(1, 2**31 - 1, array[booked].shape)
+    return events
+
+
+def same(a: Events, b: Events) -> bool:
+    return all(
+        getattr(a, f.name).tobytes() == getattr(b, f.name).tobytes() and getattr(a, f.name).dtype == getattr(b, f.name).dtype
+        for f in fields(Events)
+    )
+
+
+@given(canonical_events())
+@settings(max_examples=60, deadline=None)
+def test_events_survive_the_tables_to_the_byte(events: Events) -> None:
+    assert same(events_of_tables(tables_of_events(events)), events)
+
+
+@given(parts=st.lists(canonical_events(), min_size=2, max_size=2))
+@settings(max_examples=10, deadline=None)
+def test_events_survive_every_store_to_the_byte(parts: list[Events], tmp_path_factory: pytest.TempPathFactory) -> None:
+    universe = toy_universe(2)
+    for opener in TICKS.values():
+        store = opener(tmp_path_factory.mktemp("home"))
+        for instrument, part in zip(universe.instruments, parts, strict=True):
+            store.write_events(instrument, SESSION, part, {"feed": "test"})
+        merged = store.events(universe, SESSION)
+        for i, part in enumerate(parts):
+            own = merged[merged.symbol == i]
+            assert same(replace(own, symbol=np.zeros(len(own), np.int16)), part)
+        order = np.lexsort((merged.sequence, merged.symbol, merged.ts))
+        assert (order == np.arange(len(merged))).all()
+
+
+def some_events(n: int = 20, seed: int = 0) -> Events:
+    rng = np.random.default_rng(seed)
+    events = Events.empty(n, 2)
+    events.ts[:] = SESSION.open + np.sort(rng.integers(0, 900, n))
+    events.sequence[:] = np.arange(n)
+    events.kind[:] = BOOK
+    events.bid_px[:], events.ask_px[:] = [10, 9], [11, 12]
+    events.bid_sz[:] = events.ask_sz[:] = rng.integers(1, 9, (n, 2))
+    return events
+
+
+def test_the_same_write_gives_the_same_reference_and_touches_nothing(ticks: TickStore, tmp_path: Path) -> None:
+    instrument = toy_universe(1).instruments[0]
+    first = ticks.write_events(instrument, SESSION, some_events(), {"feed": "test"})
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert ticks.write_events(instrument, SESSION, some_events(), {"feed": "test"}) == first
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+    other = ticks.write_events(instrument, SESSION, some_events(seed=1), {"feed": "test"})
+    assert {r.key for r in other} == {r.key for r in first} and other[-1].sha256 != first[-1].sha256
+    with pytest.raises(NotStored, match="not the one referred to"):
+        ticks.read(first[-1])
+
+
+def test_what_is_stored_can_be_found(ticks: TickStore) -> None:
+    a, b = toy_universe(2).instruments
+    later = replace(SESSION, day=20231115)
+    for instrument, session in ((a, SESSION), (a, later), (b, later)):
+        ticks.write_events(instrument, session, some_events(), {"feed": "test"})
+    assert [(r.table, r.key.split("/")[2], r.rows) for r in ticks.partitions("book", end_day=20231114)] == [("book", "S0", 20)]
+    assert len(ticks.partitions("book")) == 3 and len(ticks.partitions("trades", ["S1"])) == 1
+    assert ticks.sessions(["S0", "S1"]) == (SESSION, later) and ticks.sessions(["S0", "S1"], 20231115) == (later,)
+    assert ticks.instruments() == {"S0": a, "S1": b} and ticks.universe(["S1", "S0"]) == Universe((b, a))
+    assert set(ticks.events(toy_universe(2), SESSION).symbol.tolist()) == {0}  # S1 is absent that day
+    assert len(ticks.event_partitions(toy_universe(2), later)) == 6
+    facts = ticks.facts(ticks.partitions("book")[0])
+    assert facts["instrument"]["symbol"] == "S0" and facts["source"] == {"feed": "test"} and facts["first"] >= SESSION.open
+
+
+def test_what_is_not_stored_is_named(ticks: TickStore) -> None:
+    with pytest.raises(UnknownSymbol, match="Nothing is stored yet"):
+        ticks.universe(["S0"])
+    ticks.write_events(toy_universe(1).instruments[0], SESSION, some_events(), {"feed": "test"})
+    with pytest.raises(UnknownSymbol, match="Stored are S0"):
+        ticks.sessions(["S9"])
+    with pytest.raises(UnknownSymbol):
+        ticks.events(toy_universe(2), SESSION)
+    with pytest.raises(EmptyRange, match="stored days: 20231114"):
+        ticks.sessions(["S0"], 20240101, 20241231)
+    with pytest.raises(EmptyRange, match="no quotes is stored"):
+        ticks.partitions("quotes")
+
+
+def test_rows_that_break_a_law_are_refused(ticks: TickStore) -> None:
+    instrument = toy_universe(1).instruments[0]
+    frame = tables_of_events(some_events())["book"]
+    with pytest.raises(SchemaMismatch):
+        ticks.write("book", instrument, SESSION, frame.drop("ask_sz_01"), {})
+    with pytest.raises(SchemaMismatch, match="Unknown table"):
+        ticks.write("bok", instrument, SESSION, frame, {})
+    with pytest.raises(InputError, match="cannot be a folder"):
+        ticks.write("book", replace(instrument, symbol="../S0"), SESSION, frame, {})
+    with pytest.raises(DataError, match="levels"):
+        ticks.write_events(replace(instrument, levels=3), SESSION, some_events(), {})
+    double = some_events()
+    double.sequence[5] = double.sequence[4]
+    with pytest.raises(DataError):
+        ticks.write_events(instrument, SESSION, double, {})
+    silent = some_events()
+    silent.kind[3] = 0
+    with pytest.raises(DataError, match=r"event 3 .*kind 0"):
+        ticks.write_events(instrument, SESSION, silent, {})
+
+
+def test_another_scale_or_session_is_refused(ticks: TickStore) -> None:
+    universe = toy_universe(1)
+    ticks.write_events(universe.instruments[0], SESSION, some_events(), {"feed": "test"})
+    with pytest.raises(SchemaMismatch, match="tick_units 100; the universe says tick_units 1"):
+        ticks.events(Universe((replace(universe.instruments[0], tick_units=1),)), SESSION)
+    with pytest.raises(DataError, match="asked was"):
+        ticks.events(universe, replace(SESSION, close=3_000))
+    ticks.write_events(toy_universe(2).instruments[1], replace(SESSION, close=3_000), some_events(), {"feed": "test"})
+    with pytest.raises(DataError, match="one session a day"):
+        ticks.sessions(["S0", "S1"])
+
+
+def test_half_an_ingest_is_no_session(ticks: TickStore) -> None:
+    universe = toy_universe(1)
+    instrument = universe.instruments[0]
+    tables = tables_of_events(some_events())
+    siblings = ("book", "status", "trades")
+    ticks.write("trades", instrument, SESSION, tables["trades"], {"feed": "test"}, siblings=siblings)
+    with pytest.raises(StoreError, match="half written: book, status missing"):
+        ticks.events(universe, SESSION)
+    for name in siblings:
+        ticks.write(name, instrument, SESSION, tables[name], {"feed": "test"}, siblings=siblings)
+    assert same(ticks.events(universe, SESSION), some_events())
+    ticks.write("trades", instrument, SESSION, tables["trades"], {"feed": "other"}, siblings=siblings)
+    with pytest.raises(StoreError, match="different sources"):
+        ticks.events(universe, SESSION)
+
+
+def test_quarantined_rows_are_counted_and_kept(tmp_path: Path) -> None:
+    ticks = ParquetTicks(tmp_path)
+    day = read_lobster(lobster_made(tmp_path / "made.zip"))
+    book = day.tables["book"].with_columns(bid_px_00=pl.when(pl.col("sequence") == 4).then(99_999).otherwise("bid_px_00").cast(pl.Int32))
+    checked = check_tables({**day.tables, "book": book}, day.session, receive_clock=False)
+    refs = {ref.table: ref for ref in ticks.write_session(day.instrument, day.session, checked, day.source)}
+    assert ticks.facts(refs["book"])["quarantined"] == {"crossed": 1} and refs["book"].rows == 12
+    kept = ticks.quarantined(refs["book"])
+    assert kept is not None and kept["sequence"].to_list() == [4] and kept["reason"].to_list() == ["crossed"]
+    assert ticks.quarantined(refs["trades"]) is None
+    events = ticks.events(Universe((day.instrument,)), day.session)
+    assert events.kind[4] == TRADE and events.trade_sz[4] == 30  # the trade of that message is no worse for it
+
+
+def test_damage_on_disk_is_found(tmp_path: Path) -> None:
+    ticks = ParquetTicks(tmp_path)
+    *_, ref = ticks.write_events(toy_universe(1).instruments[0], SESSION, some_events(), {"feed": "test"})
+    data = tmp_path / ref.key / lake.DATA
+    good = data.read_bytes()
+    for bad in (good[:-1], good[:50] + bytes([good[50] ^ 1]) + good[51:], b""):
+        data.write_bytes(bad)
+        with pytest.raises(StoreError, match="is damaged"):
+            ticks.read(ref)
+    data.unlink()
+    with pytest.raises(StoreError, match="is damaged"):
+        ticks.read(ref)
+    # Writing again mends it: the manifest was right, the bytes were not.
+    assert (
+        ticks.write_events(toy_universe(1).instruments[0], SESSION, some_events(), {"feed": "test"})[-1] == ref
+        and len(ticks.read(ref)) == 20
+    )
+    (tmp_path / ref.key / lake.MANIFEST).write_text("{}")
+    with pytest.raises(StoreError, match=r"manifest of .* is damaged"):
+        ticks.partitions("book")
+
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from cift_models.stores import lake
+home, seed = Path(sys.argv[1]), int(sys.argv[2])
+rng = np.random.default_rng(seed)
+print("ready", flush=True)
+while True:
+    day, version = int(rng.integers(0, 4)), int(rng.integers(0, 3))
+    data = {"data.parquet": bytes([version]) * 300_000, "more": bytes([version]) * 1000}
+    lake.write_partition(home, f"lake/book/S0/{day:08d}", data, {"table": "book", "rows": version, "schema_hash": "0" * 64})
+"""
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(60, marks=pytest.mark.proof)])
+def test_a_killed_writer_leaves_partitions_whole_or_absent(kills: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = 0
+    for seed in range(kills):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(seed)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        )
+        assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+        time.sleep(float(rng.uniform(0.01, 0.25)))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        for key in lake.find_manifests(tmp_path, "lake", "*/*/*"):
+            ref, manifest = lake.read_manifest(tmp_path, key)
+            data = {name: lake.read_file(tmp_path, key, manifest, name) for name in manifest["files"]}
+            assert data == {"data.parquet": bytes([ref.rows]) * 300_000, "more": bytes([ref.rows]) * 1000}
+            whole += 1
+    assert whole > kills
+    # The next writer is not held up by a dead one's lock, and clears what it left.
+    for day in range(4):
+        lake.write_partition(
+            tmp_path, f"lake/book/S0/{day:08d}", {"data.parquet": b"x"}, {"table": "book", "rows": 1, "schema_hash": "0" * 64}
+        )
+        names = sorted(p.name for p in (tmp_path / f"lake/book/S0/{day:08d}").iterdir())
+        assert names == [".lock", "data.parquet", "partition.json"]
+
+
+def test_two_writers_of_one_partition_leave_one_whole(tmp_path: Path) -> None:
+    def write(version: int) -> None:
+        for _ in range(10):
+            lake.write_partition(
+                tmp_path, "lake/x", {"a": bytes([version]) * 10_000}, {"table": "book", "rows": version, "schema_hash": "0" * 64}
+            )
+
+    threads = [threading.Thread(target=write, args=(v,)) for v in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ref, manifest = lake.read_manifest(tmp_path, "lake/x")
+    assert lake.read_file(tmp_path, "lake/x", manifest, "a") == bytes([ref.rows]) * 10_000
+
+
+@pytest.mark.real_data
+def test_a_recorded_slice_through_the_store(ticks: TickStore, tmp_path: Path) -> None:
+    days = [read_lobster(slice_lobster(lobster_zip(s), tmp_path / f"{s}.zip", 36_000_000, 36_300_000)) for s in ("AAPL", "AMZN")]
+    for day in days:
+        ticks.write_session(day.instrument, day.session, check_tables(day.tables, day.session, receive_clock=False), day.source)
+    universe = ticks.universe(["AAPL", "AMZN"])
+    (session,) = ticks.sessions(universe.symbols)
+    events = ticks.events(universe, session)
+    assert len(events) == sum(len(d.tables["book"]) for d in days) and events.levels == 5
+    assert (events.kind & BOOK > 0).all() and (events.kind & TRADE > 0).sum() == sum(len(d.tables["trades"]) for d in days)
+    for i, day in enumerate(days):
+        own = events[events.symbol == i]
+        assert (own.bid_px[:, 0] == day.tables["book"]["bid_px_00"].to_numpy()).all()
+        assert own.trade_sz.sum() == day.tables["trades"]["size"].sum()
+
+
+# Features
+
+
+def arrays_of(panel) -> dict[str, np.ndarray]:
+    return {name: getattr(panel, name) for name in ("as_of", "offsets", "x", "valid", "why")}
+
+
+def session_of(panel) -> Session:
+    return Session(panel.session, panel.open, panel.close)
+
+
+def test_features_come_back_to_the_bit(store: FeatureStore) -> None:
+    panel = toy_panel(steps=50)
+    odd = panel.x.copy()
+    odd[0, 0, :6] = [-0.0, 0.0, 5e-324, -5e-324, 1.7976931348623157e308, 0.1 + 0.2]
+    panel = replace(panel, x=odd)
+    ref = store.write(panel.universe, panel.features, session_of(panel), **arrays_of(panel))
+    assert ref == store.write(panel.universe, panel.features, session_of(panel), **arrays_of(panel)) and ref.rows == 150
+    found = store.read(panel.universe, panel.features, session_of(panel), ref.sha256)
+    for name, array in arrays_of(panel).items():
+        back = getattr(found, name)
+        assert back.tobytes() == array.tobytes() and back.dtype == array.dtype and back.shape == array.shape and back.flags.writeable
+
+
+def test_another_build_is_another_version_and_the_old_one_stays(store: FeatureStore) -> None:
+    panel, other = toy_panel(steps=20), toy_panel(seed=1, steps=20)
+    first, second = (store.write(p.universe, p.features, session_of(p), **arrays_of(p)) for p in (panel, other))
+    assert first.sha256 != second.sha256 and set(store.versions(panel.universe, panel.features, session_of(panel))) == {first, second}
+    assert (store.read(panel.universe, panel.features, session_of(panel), first.sha256).x == panel.x).all()
+    with pytest.raises(NotStored):
+        store.read(panel.universe, panel.features, session_of(panel), "0" * 64)
+    with pytest.raises(NotStored):
+        store.read(panel.universe, replace(panel.features, z_steps=61), session_of(panel), first.sha256)
+
+
+def test_features_that_are_no_numbers_are_refused(store: FeatureStore) -> None:
+    panel = toy_panel(steps=20)
+    for bad in (np.nan, np.inf):
+        x = panel.x.copy()
+        x[3, 1, 0] = bad
+        with pytest.raises(DataError, match=rf"S1 at .*{panel.features.names[0]} is"):
+            store.write(panel.universe, panel.features, session_of(panel), **{**arrays_of(panel), "x": x})
+    with pytest.raises(DataError, match="why has shape"):
+        store.write(panel.universe, panel.features, session_of(panel), **{**arrays_of(panel), "why": panel.why[:-1]})
+
+
+def test_outputs_and_predictions_by_run_model_and_fold(store: FeatureStore) -> None:
+    row = {"symbol": "S0", "as_of": 2, "available_at": 2, "release": "", "model": "linear", "fold": 1, "max_train_t1": 1, "ready": True}
+    predictions = pl.DataFrame([{**row, "mean_bps": 0.1, "p_down": None, "p_flat": None, "p_up": None}], schema=PREDICTIONS.polars_schema())
+    outputs = pl.DataFrame([{**row, "name": "mean_bps", "value": -0.0}], schema=OUTPUTS.polars_schema())
+    refs = [store.write_rows("predictions", "run", model, fold, predictions) for model, fold in (("hmm", 1), ("linear", 1), ("linear", 2))]
+    assert store.rows("predictions", "run") == tuple(refs) and store.rows("predictions", "run", "linear", 2) == (refs[2],)
+    assert store.rows("predictions", "other") == ()
+    assert store.read_rows(refs[0]).equals(predictions)
+    live = store.write_rows("outputs", "run", "linear", -1, outputs)
+    assert store.read_rows(live).equals(outputs) and np.signbit(store.read_rows(live)["value"][0])
+    with pytest.raises(SchemaMismatch):
+        store.write_rows("outputs", "run", "linear", 1, predictions)
+    with pytest.raises(InputError, match="does not hold what models say"):
+        store.write_rows("book", "run", "linear", 1, predictions)
+
+
+def test_a_panel_out_of_the_stores(ticks: TickStore, store: FeatureStore) -> None:
+    panel = toy_panel(steps=60)
+    session = session_of(panel)
+    for i, instrument in enumerate(panel.universe.instruments):
+        own = panel.events[panel.events.symbol == i]
+        ticks.write_events(instrument, session, replace(own, symbol=np.zeros(len(own), np.int16)), {"feed": "test"})
+    events = ticks.events(panel.universe, session)
+    offsets = np.concatenate([[0], np.searchsorted(events.ts, panel.as_of, "right")]).astype(np.int64)
+    ref = store.write(panel.universe, panel.features, session, **{**arrays_of(panel), "offsets": offsets})
+    assert panel.y is not None and panel.rows is not None and panel.label_end is not None
+    found = open_panel(ticks, store, panel.universe, panel.features, session, ref.sha256, (panel.y, panel.rows, panel.label_end))
+    assert (found.x == panel.x).all() and len(found) == 60 and (found.open, found.close) == (session.open, session.close)
+    assert sum(len(found.step(t).events) for t in range(60)) == offsets[-1] and (found.y == panel.y).all()
+    wrong = store.write(panel.universe, panel.features, session, **{**arrays_of(panel), "offsets": np.zeros_like(offsets)})
+    with pytest.raises(DataError, match="other events"):
+        open_panel(ticks, store, panel.universe, panel.features, session, wrong.sha256)
+
+
+def test_panels_open_lazily_and_keep_one() -> None:
+    opened: list[int] = []
+
+    def open_one(session: Session):
+        opened.append(session.day)
+        return toy_panel(steps=20, session=session.day)
+
+    panels = Panels([replace(SESSION, day=d) for d in (1, 2, 3)], open_one)
+    assert len(panels) == 3 and opened == []
+    assert panels[1].session == 2 and panels[-1].session == 3 and panels[2].session == 3
+    assert opened == [2, 3] and [p.session for p in panels] == [1, 2, 3] and len(panels[:2]) == 2
+    with pytest.raises(IndexError):
+        panels[3]
+
+
+# Online
+
+
+@given(st.permutations([(s, t) for s in range(3) for t in range(4)]))
+@settings(max_examples=60, deadline=None)
+def test_the_newest_row_wins_in_whatever_order_rows_arrive(order: list[tuple[int, int]]) -> None:
+    for opener in ONLINE.values():
+        online = opener()
+        best = None
+        for sequence, at in order:
+            newer = best is None or (sequence, at) >= best
+            assert online.put("S0", b"%d %d" % (sequence, at), sequence, at) is newer
+            best = (sequence, at) if newer else best
+        assert online.get("S0") == (b"2 3", 2, 3)
+
+
+def test_online_rows(online: OnlineStore) -> None:
+    assert online.get("S0") is None and online.get_many(["S0", "S1"]) == [None, None] and online.get_many([]) == []
+    assert online.put("S1", b"a", sequence=1, time=5) and online.put("S1", b"a", sequence=1, time=5)  # a repeated write is harmless
+    assert not online.put("S1", b"old", sequence=1, time=4) and not online.put("S1", b"old", sequence=0, time=9)
+    assert online.put("S1", b"new release", sequence=2, time=1)
+    assert online.get_many(["S0", "S1"]) == [None, (b"new release", 2, 1)]
+
+
+def test_online_writers_race_and_the_newest_stays(online: OnlineStore) -> None:
+    def write(start: int) -> None:
+        for at in range(start, 3_000, 3):
+            online.put("S0", b"%d" % at, 1, at)
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert online.get("S0") == (b"2999", 1, 2999)
+
+
+# Releases
+
+
+def release(home: Path, text: str) -> str:
+    name = sha256_bytes(text.encode())
+    (home / "releases" / name).mkdir(parents=True)
+    (home / "releases" / name / "manifest.json").write_text(text)
+    return name
+
+
+def test_serve_move_and_roll_back(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    assert releases.served() is None and releases.challenger() is None and releases.all() == ()
+    a, b, c = (release(tmp_path, t) for t in "abc")
+    assert {r.sha256 for r in releases.all()} == {a, b, c}
+    releases.set_challenger(b)
+    assert releases.resolve("challenger") == b and releases.resolve(a[:8]) == a
+    with pytest.raises(NotStored, match="Nothing is served"):
+        releases.resolve("champion")
+    assert releases.compare_and_set(0, a, "promoted").sequence == 1
+    assert releases.compare_and_set(1, b).sequence == 2 and releases.resolve("champion") == b
+    with pytest.raises(InputError, match="was never served"):
+        releases.rollback(2, c)
+    served = releases.rollback(2)
+    assert (served.release, served.sequence) == (a, 3) and [m.release for m in served.history] == [a, b, a]
+    assert served.history[0].note == "promoted" and releases.served() == served
+    assert releases.rollback(3, b).release == b
+
+
+def test_a_lost_race_is_a_conflict(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    names = [release(tmp_path, str(i)) for i in range(8)]
+    won: list[str] = []
+
+    def promote(name: str) -> None:
+        try:
+            Releases(tmp_path).compare_and_set(0, name)
+            won.append(name)
+        except Conflict:
+            pass
+
+    threads = [threading.Thread(target=promote, args=(n,)) for n in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    served = releases.served()
+    assert served is not None and won == [served.release] and served.sequence == 1
+    with pytest.raises(Conflict, match="sequence 1, expected 0"):
+        releases.compare_and_set(0, names[0])
+    with pytest.raises(Conflict):
+        releases.rollback(0)
+
+
+def test_what_cannot_be_served(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    a = release(tmp_path, "a")
+    with pytest.raises(NotStored):
+        releases.compare_and_set(0, "0" * 64)
+    (tmp_path / "releases" / a / "manifest.json").write_text("b")
+    with pytest.raises(ReleaseError, match="not the one that names it"):
+        releases.compare_and_set(0, a)
+    with pytest.raises(InputError):
+        releases.directory("../x")
+    with pytest.raises(InputError):
+        releases.rollback(0)
+    with pytest.raises(NotStored, match="No release 'zzz'"):
+        releases.resolve("zzz")
+    assert releases.served() is None
+    (tmp_path / "served.json").write_text("{")
+    with pytest.raises(StoreError, match="is damaged"):
+        releases.served()
+
+
+def test_only_releases_have_a_manifest_json() -> None:
+    assert lake.MANIFEST == "partition.json"
+
+
+def test_book_columns_are_the_canonical_ones() -> None:
+    assert tuple(tables_of_events(some_events())["book"].columns) == BOOK_TABLE.with_levels(2).names
