@@ -16,13 +16,13 @@ from cift_models.models.protocol import Panel
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """Per symbol: x float64[n_s, K], y float64[n_s] (bps), base float64[n_s, B] (outputs of `needs`, flattened in their order)."""
+    """Per symbol: x float64[n_s, K], y float64[n_s] (bps), base[name] float64[n_s, C] of each of `needs` (0 where not ready)."""
 
     symbols: tuple[str, ...]
     columns: Columns
     x: list[NDArray[np.float64]]
     y: list[NDArray[np.float64]]
-    base: list[NDArray[np.float64]]
+    base: list[dict[str, NDArray[np.float64]]]
     max_train_t1: int
 
     @property
@@ -32,6 +32,11 @@ class TrainingRows:
     def counts(self) -> dict[str, int]:
         """Rows by symbol."""
         return {symbol: len(y) for symbol, y in zip(self.symbols, self.y, strict=True)}
+
+    def sd_bps(self) -> NDArray[np.float64]:
+        """sd of y by symbol, float64[S]; 1 where it would be 0."""
+        sd = np.array([float(y.std()) if len(y) else 0.0 for y in self.y])
+        return np.where(sd > 0, sd, 1.0)
 
 
 def usable(panel: Panel, needs: Sequence[str] = (), optional: Sequence[str] = ()) -> NDArray[np.bool_]:
@@ -64,32 +69,38 @@ def gather(
     columns: Columns | None = None
     x: list[list[NDArray]] = []
     y: list[list[NDArray]] = []
-    base: list[list[NDArray]] = []
+    base: list[dict[str, list[NDArray]]] = []
     latest = None
     for panel in train:
         if columns is None:
             symbols = panel.universe.symbols
             columns = Columns.of(panel.features, column_names(panel.features))
-            x, y, base = ([[] for _ in symbols] for _ in range(3))
+            x, y = ([[] for _ in symbols] for _ in range(2))
+            base = [{name: [] for name in needs} for _ in symbols]
         if panel.universe.symbols != symbols:
             raise FitError(
                 f"Session {panel.session} has the symbols {panel.universe.symbols}; expected {symbols}.", hint="Fit one universe at a time."
             )
         columns.check(panel.features)
         use = usable(panel, needs, optional)
-        outputs = np.concatenate([panel.base[name] for name in needs], axis=2) if needs else None
         for s in range(len(symbols)):
             own = np.flatnonzero(use[:, s])
             x[s].append(panel.x[own, s][:, columns.places])
             y[s].append(panel.y[own, s])
-            base[s].append(outputs[own, s] if outputs is not None else np.empty((len(own), 0)))
+            for name in needs:
+                base[s][name].append(np.where(panel.base_ready[name][own, s, None], panel.base[name][own, s], 0.0))
         if use.any():
             end = int(panel.label_end[use.any(axis=1)].max())
             latest = end if latest is None else max(latest, end)
     if columns is None or latest is None:
         raise FitError("No training row is usable.", hint="Widen the training range, or look at why rows are not valid or not ready.")
     return TrainingRows(
-        symbols, columns, [np.concatenate(v) for v in x], [np.concatenate(v) for v in y], [np.concatenate(v) for v in base], latest
+        symbols,
+        columns,
+        [np.concatenate(parts) for parts in x],
+        [np.concatenate(parts) for parts in y],
+        [{name: np.concatenate(parts) for name, parts in own.items()} for own in base],
+        latest,
     )
 
 
