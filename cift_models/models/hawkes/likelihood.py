@@ -183,20 +183,21 @@ def fit_poisson(arrivals: Arrivals, baseline: Baseline, **options: float) -> Haw
 
 
 def fit_best_single_decay(arrivals: Arrivals, baseline: Baseline, fastest_s: float = 1e-4, slowest_s: float = 60.0) -> HawkesFit:
-    """The best process with one decay on the same baseline, over 41 mean lives and a golden section between the neighbours of the best."""
+    """The best process with one decay on the same baseline, over 27 mean lives and a golden section between the neighbours of the best."""
+    fits: list[HawkesFit] = []
 
     def at(log_life: float) -> HawkesFit:
-        return fit_hawkes(arrivals, baseline, np.array([np.exp(-log_life)]), tolerance=1e-6)
+        start = fits[-1].parameters if fits else None
+        fits.append(fit_hawkes(arrivals, baseline, np.array([np.exp(-log_life)]), start=start, tolerance=1e-6))
+        return fits[-1]
 
-    grid = np.linspace(np.log(fastest_s), np.log(slowest_s), 41)
-    fits = [at(x) for x in grid]
-    best = int(np.argmax([f.log_likelihood for f in fits]))
-    low, high = grid[max(best - 1, 0)], grid[min(best + 1, 40)]
+    grid = np.linspace(np.log(fastest_s), np.log(slowest_s), 27)
+    best = int(np.argmax([at(x).log_likelihood for x in grid]))
+    low, high = grid[max(best - 1, 0)], grid[min(best + 1, 26)]
     golden = (np.sqrt(5) - 1) / 2
-    for _ in range(14):
+    for _ in range(8):
         a, b = high - golden * (high - low), low + golden * (high - low)
         left, right = at(a), at(b)
-        fits += [left, right]
         low, high = (low, b) if left.log_likelihood > right.log_likelihood else (a, high)
     return max(fits, key=lambda f: f.log_likelihood)
 

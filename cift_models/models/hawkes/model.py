@@ -186,7 +186,8 @@ class HawkesOrderFlowModel:
             symbols, names = tuple(described["symbols"]), tuple(described["features"])
             if SHARE not in names:
                 raise ValueError(f"features lack {SHARE}")
-            with np.load(directory / "weights.npz", allow_pickle=False) as arrays:
+            # np.load leaves a path that is no archive open; a file of ours is closed.
+            with open(directory / "weights.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 weights = Weights(**{name: arrays[name] for name in Weights.__slots__})
             check_weights(weights, described["sizes"], len(symbols))
         except (OSError, KeyError, TypeError, ValueError, EOFError, BadZipFile, ValidationError) as error:
