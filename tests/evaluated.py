@@ -82,7 +82,7 @@ def honest(seed: int = 0, rows: int = 2400, symbol: str = "S0", b: float = 0.15)
             "prior": replace(forecast(nothing), mean_bps=None, rule=None),
             "activity": replace(forecast(nothing), mean_bps=None, rule=None),
             "last_move": forecast(0.02 * noise[:, 0]),
-            "linear": forecast(truth * (0.8 * x + 0.4 * noise[:, 1])),
+            "linear": forecast(truth * (0.8 * x + 0.4 * noise[:, 1]), np.arange(rows) >= 10),
             "hmm": Forecast(np.ones(rows, bool)),
             "transformer": forecast(truth * (0.9 * x + 0.35 * noise[:, 2]), ready),
             "ensemble": forecast(truth * (0.9 * x + 0.2 * noise[:, 1]), ready),

@@ -66,6 +66,14 @@ def test_drift_is_taken_out():
     assert net.value == pytest.approx(0.0, abs=1e-4)
 
 
+def test_drift_is_a_matter_of_its_session():
+    data, _ = market(seed=0, rows=200)
+    mid = 100 * np.exp(1e-5 * np.where(np.arange(200) < 100, np.arange(200), 50))
+    data = replace(data, mid=mid, bid={0: mid}, ask={0: mid}, session=np.where(np.arange(200) < 100, 1, 2))
+    trades = backtest.trade(data, np.full(200, 5.0), everywhere(data), SignalRule(threshold_bps=0.5))
+    assert trades.drift_bps == pytest.approx([9.9, 0.0], abs=1e-6)
+
+
 def test_a_session_ends_flat_and_the_next_starts_flat():
     data, _ = market(seed=0, rows=200)
     data = replace(data, session=np.where(np.arange(200) < 100, 1, 2))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cift_models import scores
 from cift_models.evaluation.leak_alarms import leak_alarms, random_signs, with_random_signs
 from cift_models.instruments import SECOND
 from tests.evaluated import OPEN, forecast, honest, market, with_forecasts
@@ -49,9 +50,19 @@ def test_features_ahead_of_their_time_ring():
 
 
 def test_a_bad_model_that_gets_less_bad_with_delay_is_no_leak():
-    data = honest(rows=3600)
-    alarms = leak_alarms([with_forecasts(data, {**data.forecasts, "last_move": forecast(-1.0 * data.forecasts["linear"].mean_bps * 8)})])
-    assert alarms == []
+    data = honest(rows=3600, b=0.8)
+    wrong = forecast(-2 * data.forecasts["linear"].mean_bps)
+    now, late = (scores.r2(y, wrong.mean_bps) for y in (data.y, data.y_delay[SECOND]))
+    assert now < late - 0.2 < 0
+    assert leak_alarms([with_forecasts(data, {"last_move": wrong})]) == []
+
+
+def test_an_honest_model_beside_a_linear_one_that_is_upside_down_is_silent():
+    data = honest(rows=3600, b=0.8)
+    wrong = forecast(-data.forecasts["linear"].mean_bps)
+    blind = forecast(np.random.default_rng(77).normal(size=3600))
+    assert scores.hit_rate(data.y, wrong.mean_bps) < 0.4
+    assert leak_alarms([with_forecasts(data, {"linear": wrong, "last_move": blind})]) == []
 
 
 def fitted(data, x: np.ndarray):

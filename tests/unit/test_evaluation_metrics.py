@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_pairs_are_on_the_rows_of_both(data, built):
     gain = scores.r2(y, data[0].forecasts["ensemble"].mean_bps[30:]) - scores.r2(y, data[0].forecasts["linear"].mean_bps[30:])
     assert pair["rows"] == 2370 and pair["r2_gain"]["value"] == pytest.approx(gain)
     assert np.sign(pair["dm_60s"]["t"]) == np.sign(gain) and pair["dm_60s"]["blocks"] == 40 and pair["dm_300s"]["blocks"] == 9
-    assert "R2 gain in [" in pair["text"]
+    assert "R2 gain in [" in pair["text"] and built["paired"]["S0"]["last_move"]["rows"] == 2390
     assert pair["clark_west_60s"]["t"] is None and built["paired"]["S0"]["transformer"]["clark_west_60s"]["t"] > 0
     assert pair["log_loss_gain_over_activity"]["value"] > 0
     assert "not part of this run" in built["paired"]["S0"]["hawkes"]["text"] and "linear" not in built["paired"]["S0"]
@@ -99,9 +100,10 @@ def test_calibration_passes_true_chances_and_fails_stretched_ones():
     data = honest(5, rows=6000, b=0.5)
     mean = data.forecasts["ensemble"].mean_bps
     sure = forecast(mean)
-    sure = type(sure)(sure.ready, mean, chances(3 * mean), None)
-    found = metrics.build([with_forecasts(data, {"ensemble": forecast(mean), "trees": sure})], draws=400)["calibration"]["S0"]
-    assert found["ensemble"]["passes"] is True and found["trees"]["passes"] is False
+    stretched = {f"{k}": replace(sure, p=chances(k * mean)) for k in (1, 1.25, 3)}
+    found = metrics.build([with_forecasts(data, stretched)], draws=400)["calibration"]["S0"]
+    assert [found[k]["passes"] for k in stretched] == [True, False, False]
+    assert found["1.25"]["p_holm"] > metrics.ECE_SIZE and found["1.25"]["slope"]["hi"] < 1
 
 
 def test_economics_names_its_null_and_its_rule(built):
@@ -153,8 +155,6 @@ def test_a_damaged_file_is_refused(built, change):
 
 
 def test_evaluation_refuses_rows_that_make_no_sense(data):
-    from dataclasses import replace
-
     one = data[0]
     nan = np.full(len(one), np.nan)
     for bad, match in [
