@@ -112,7 +112,8 @@ def rows_of(sequences: list[Sequence], scales: NDArray[np.float64]) -> Rows:
         scale = scales[sequence.symbol]
         values = np.zeros((len(sequence), 6))
         for b in np.nonzero(sequence.used)[0]:
-            scale_bar(*sequence.raw[b], scale, values[b])
+            returned, variance, trades = sequence.raw[b]
+            scale_bar(returned, variance, trades, scale, values[b])
             values[b, OBSERVED] = 1.0
             if sequence.lagged[b]:
                 values[b, LAG] = sequence.lag_bps[b] / scale[RETURN_SD]

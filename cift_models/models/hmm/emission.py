@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from cift_models.models.hmm.kernel import (
     moment_sums,
 )
 from cift_models.models.hmm.parameters import Parameters
-
-if TYPE_CHECKING:
-    from hmmlearn.base import BaseHMM
 
 MAX_PHI = 0.95
 """An AR(1) of returns stays stationary in every state."""
@@ -74,7 +71,7 @@ def expectation_maximisation(
 
 
 @cache
-def hmm_class() -> type[BaseHMM]:
+def hmm_class() -> Any:
     """The subclass of hmmlearn's BaseHMM; made on first use, since importing hmmlearn takes seconds."""
     from hmmlearn.base import BaseHMM
 

@@ -86,8 +86,9 @@ def fit_parameters(
         return no_fit(config, "diverged", "the best restart diverged when it was finished: one uniform regime")
 
     order = order_by_rule(final.parameters.states)
-    matched = previous is not None and previous.n_states == config.n_states and bool((previous.uses == uses).all())
-    if matched:
+    matched = False
+    if previous is not None and previous.n_states == config.n_states and (previous.uses == uses).all():
+        matched = True
         order = order_like(final.parameters.states, previous.states, uses)
     parameters = final.parameters.reordered(order)
     early_parameters = early.parameters.reordered(order_like(early.parameters.states, parameters.states, uses))
