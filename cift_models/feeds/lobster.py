@@ -270,10 +270,10 @@ def _tables(
             levels.append(pl.Series(f"{what}_px_{level:02d}", _ticks(path, name, price, instrument.tick_units, what)))
             levels.append(book.to_series(4 * level + column + 1).alias(f"{what}_sz_{level:02d}"))
     return {
-        "book": pl.concat([times, pl.DataFrame(levels)], how="horizontal").cast(dict(BOOK.with_levels(instrument.levels).polars_schema())),
-        "trades": trades.cast(dict(TRADES.polars_schema())),
-        "orders": rows.select(list(ORDERS.names)).cast(dict(ORDERS.polars_schema())),
-        "status": status.cast(dict(STATUS.polars_schema())),
+        "book": pl.concat([times, pl.DataFrame(levels)], how="horizontal").cast(BOOK.with_levels(instrument.levels).polars_schema()),
+        "trades": trades.cast(TRADES.polars_schema()),
+        "orders": rows.select(list(ORDERS.names)).cast(ORDERS.polars_schema()),
+        "status": status.cast(STATUS.polars_schema()),
     }
 
 
