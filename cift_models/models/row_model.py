@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cift_models.errors import SchemaMismatch
 from cift_models.models.columns import Columns
-from cift_models.models.protocol import Config, Output, Outputs, Panel, State, Step, refuse_nan
+from cift_models.models.finite import check_finite
+from cift_models.models.protocol import Config, Output, Outputs, Panel, State, Step
 from cift_models.models.weight_files import Shape, read_config, read_weights, write_weights
 
 Arrays = dict[str, NDArray]
@@ -58,13 +59,13 @@ class RowModel(ABC):
 
     def _checked_rows(self, x: NDArray, valid: NDArray, base: Arrays, base_ready: Arrays) -> Outputs:
         self.columns.check_width(x.shape[-1])
-        refuse_nan(x, valid, self.kind)
+        check_finite(x, valid, self.kind)
         for name in self.needs:
             if name not in base or name not in base_ready:
                 raise SchemaMismatch(
                     f"{self.kind}: the outputs of {name!r} are missing.", hint=f"It needs {', '.join(self.needs)}: run them first."
                 )
-            refuse_nan(base[name], valid & base_ready[name], f"{self.kind}, base {name}")
+            check_finite(base[name], valid & base_ready[name], f"{self.kind}, base {name}")
         return self.rows(x, valid, base, base_ready)
 
     def save(self, directory: Path) -> None:
