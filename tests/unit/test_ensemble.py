@@ -7,7 +7,7 @@ import pytest
 
 from cift_models.errors import FitError, SchemaMismatch
 from cift_models.models.ensemble import Ensemble, EnsembleConfig
-from cift_models.models.ensemble.kernel import _minimise, blend, fit_weights
+from cift_models.models.ensemble.kernel import _minimise, blend, fit_weights, gate_gain
 from cift_models.models.ensemble.model import MEANS
 from cift_models.models.protocol import FitContext, Panel
 from tests.panels import toy_panel
@@ -81,6 +81,16 @@ def test_few_rows_of_a_regime_stay_near_the_overall_row():
     assert np.abs(held.by_regime - held.overall).max() < 1e-3 < 0.4 < np.abs(free.by_regime - free.overall).max()
 
 
+def test_the_gate_pays_with_regimes_and_not_with_noise():
+    means, y, truth, _ = regime_day(3, 10_000)
+    early = np.arange(10_000) < 5_000
+    gain, t = gate_gain(means, truth, y, early, 1.0, 2000, 500)
+    assert gain > 0.02 and t > 5
+    noise = np.random.default_rng(0).dirichlet(np.ones(2), 10_000)
+    assert gate_gain(means, noise, y, early, 1.0, 0.0, 500)[1] < 2
+    assert gate_gain(means, np.zeros_like(noise), y, early, 1.0, 2000, 500) == (0.0, 0.0)
+
+
 def with_bases(panel: Panel, seed: int = 0, n_states: int = 2) -> Panel:
     rng = np.random.default_rng(seed)
     base = {name: 0.3 * rng.normal(size=(*panel.y.shape, 3 if name == "hawkes" else 1)) for name in MEANS}
@@ -92,7 +102,10 @@ def with_bases(panel: Panel, seed: int = 0, n_states: int = 2) -> Panel:
 
 def test_the_overall_row_speaks_where_the_regime_is_not_known_and_a_missing_forecast_silences():
     panel = with_bases(toy_panel(steps=400))
-    model, report = Ensemble.fit(EnsembleConfig(), [panel], [], FitContext())
+    model, report = Ensemble.fit(EnsembleConfig(gate_t=-100), [panel], [], FitContext())
+    off, _ = Ensemble.fit(EnsembleConfig(gate_t=100), [panel], [], FitContext())
+    assert (off.weights["by_regime"] == off.weights["overall"]).all() and report.facts["gate"]["on"]
+    assert np.abs(model.weights["by_regime"] - model.weights["overall"]).max() > 1e-3
     panel.base_ready["gnn"][100, 1] = False
     values, ready = model.predict(panel)
     means = np.stack([panel.base[name][..., 0] for name in MEANS], axis=-1)

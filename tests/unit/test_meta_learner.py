@@ -42,7 +42,7 @@ def test_noise_gets_no_weight_and_the_signal_all_of_it():
     model, report = MetaLearner.fit(MetaLearnerConfig(), [panel], [], FitContext())
     blend = report.facts["blend"]
     assert blend["linear"] == pytest.approx(1, abs=0.05) and max(blend[n] for n in MEANS[1:]) < 0.05
-    assert report.facts["trees"] == 25 and report.n_rows == 2 * panel.rows.sum()
+    assert report.facts["trees"] == 10 and report.n_rows == 2 * panel.rows.sum()
     test = with_bases(1, 4_000)
     assert r2(test, *model.predict(test)) > 0.95 * r2(test, test.base["linear"], test.valid)
 

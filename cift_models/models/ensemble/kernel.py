@@ -75,6 +75,35 @@ def fit_weights(
     return Weights(rows, overall[0], slope, ok and ok_overall and ok_rows)
 
 
+def gate_gain(
+    means: NDArray[np.float64],
+    regimes: NDArray[np.float64],
+    y: NDArray[np.float64],
+    early: NDArray[np.bool_],
+    direction_weight: float,
+    prior_rows: float,
+    max_iter: int,
+) -> tuple[float, float]:
+    """What the gate is worth on rows it was not fitted on: mean loss saved against the overall row, and its t-statistic (0, 0: no rows).
+
+    Weights are fitted on `early` bool[n] and compared on the other rows where the regime is known. Rows are taken as independent: labels of
+    one second do not overlap.
+    """
+    late = ~early & (regimes.sum(axis=1) > 0)
+    if not early.any() or late.sum() < 2:
+        return 0.0, 0.0
+    found = fit_weights(means[early], regimes[early], y[early], direction_weight, prior_rows, max_iter)
+    f, target, p = means[late], y[late], regimes[late]
+    saved = np.zeros(len(target))
+    for sign, m in ((1, f @ found.overall), (-1, np.sum((p @ found.by_regime) * f, axis=1))):
+        saved += sign * (target - m) ** 2
+        if found.slope > 0:
+            saved += sign * direction_weight * np.where(target != 0, np.logaddexp(0.0, -found.slope * np.sign(target) * m), 0.0)
+    error = float(saved.std(ddof=1)) / np.sqrt(len(saved))
+    gain = float(saved.mean())
+    return gain, gain / error if error > 0 else 0.0
+
+
 def _direction_slope(m: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """g of p(up | move) = 1 / (1 + exp(-g m)) by Newton's method; 0 where nothing moved or nothing is forecast."""
     moved = y != 0

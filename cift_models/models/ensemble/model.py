@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cift_models.errors import SchemaMismatch
 from cift_models.models.ensemble.config import EnsembleConfig
-from cift_models.models.ensemble.kernel import blend, fit_weights
+from cift_models.models.ensemble.kernel import blend, fit_weights, gate_gain
 from cift_models.models.protocol import FitContext, FitReport, Outputs, Panel
 from cift_models.models.row_model import Arrays, RowModel
 from cift_models.models.training import gather
@@ -21,7 +21,7 @@ MEANS = ("linear", "hawkes", "gnn", "transformer", "meta_learner")
 
 
 class Ensemble(RowModel):
-    """mean_bps = sum_k w_k(t) mean_k, one W for all symbols. Where the HMM is not ready the overall row speaks.
+    """mean_bps = sum_k w_k(t) mean_k, one W for all symbols. Where the HMM is not ready, or the gate has not paid, the overall row speaks.
 
     Ready where the five forecasts are. W of one-step-ahead filtered probabilities: nothing smoothed enters.
     """
@@ -45,16 +45,22 @@ class Ensemble(RowModel):
         regimes = np.concatenate([own["hmm"] for own in data.base])
         y = np.concatenate([y / sd[s] for s, y in enumerate(data.y)])
         with threadpool_limits(ctx.threads):
-            found = fit_weights(means, regimes, y, config.direction_weight, config.prior_rows, config.max_iter)
+            settings = (config.direction_weight, config.prior_rows, config.max_iter)
+            found = fit_weights(means, regimes, y, *settings)
+            early = np.concatenate([np.arange(len(own)) < len(own) // 2 for own in data.y])
+            gain, t = gate_gain(means, regimes, y, early, *settings)
+        gated = t >= config.gate_t
+        by_regime = found.by_regime if gated else np.repeat(found.overall[None], regimes.shape[1], axis=0)
         facts = {
             "overall": dict(zip(MEANS, found.overall.tolist(), strict=True)),
-            "by_regime": [dict(zip(MEANS, row.tolist(), strict=True)) for row in found.by_regime],
+            "by_regime": [dict(zip(MEANS, row.tolist(), strict=True)) for row in by_regime],
+            "gate": {"on": gated, "gain": gain, "t": t},
             "direction_slope": found.slope,
             "regime_rows": regimes.sum(axis=0).tolist(),
             "rows": data.counts(),
             "max_train_t1": data.max_train_t1,
         }
-        model = cls(config, data.symbols, data.columns, {"by_regime": found.by_regime, "overall": found.overall})
+        model = cls(config, data.symbols, data.columns, {"by_regime": by_regime, "overall": found.overall})
         return model, FitReport("converged" if found.converged else "max_iter", data.n_rows, facts=facts)
 
     def rows(self, x: NDArray[np.float64], valid: NDArray[np.bool_], base: Arrays, base_ready: Arrays) -> Outputs:
