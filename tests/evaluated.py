@@ -69,11 +69,14 @@ def with_forecasts(data: Evaluated, forecasts: Mapping[str, Forecast]) -> Evalua
 
 
 def honest(seed: int = 0, rows: int = 2400, symbol: str = "S0", b: float = 0.15) -> Evaluated:
-    """Models of several qualities on one market: prior and activity have no direction, last_move is noise, the ensemble beats linear."""
+    """Models of several qualities on one market: prior and activity have no direction, last_move is noise, the ensemble beats linear.
+
+    With b = 0 they forecast as if it were .1: there is nothing to know, and they speak all the same.
+    """
     data, x = market(seed, rows, b=b, symbol=symbol)
     rng = np.random.default_rng(seed + 1000)
     noise = rng.normal(size=(rows, 3))
-    truth = 0.4 * b
+    truth = 0.4 * (b or 0.1)
     nothing = np.zeros(rows)
     ready = np.arange(rows) >= 30
     return with_forecasts(

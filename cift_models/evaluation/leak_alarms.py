@@ -134,8 +134,9 @@ def _rises_with_delay(data: Evaluated, length_ns: int) -> list[_Test]:
                     continue
                 before, after = (1 - float(s[:, 0].sum() / s[:, 1].sum()) for s in (sums[early], sums[late]))
                 error = standard_error(both, lambda s: s[..., 0] / s[..., 1] - s[..., 2] / s[..., 3])
-                # A bad model's R2 also rises, from below towards 0, when its forecasts lose their bite: that is no leak.
-                t = (after - before) / error if error > 1e-9 and after > 0 else float("-inf")
+                # A bad model's R2 also rises, from below towards 0, when its forecasts lose their bite: the later skill must be sound too.
+                error_after = standard_error(sums[late], lambda s: s[..., 0] / s[..., 1])
+                t = min((after - before) / error, after / error_after) if min(error, error_after) > 1e-9 else float("-inf")
                 text = (
                     f"{data.symbol} {model}: R2 rises from {before:.4f} at a delay of {early / 1e6:g} ms to {after:.4f} "
                     f"at {late / 1e6:g} ms. Expected skill to fade with delay. Look for a feature or a clock that is ahead of as_of."

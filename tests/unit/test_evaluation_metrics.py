@@ -168,3 +168,12 @@ def test_evaluation_refuses_rows_that_make_no_sense(data):
             replace(one, **bad)
     with pytest.raises(DataError, match="one part a symbol"):
         metrics.build([one, one])
+
+
+def test_the_document_names_everything_in_the_file(built):
+    from pathlib import Path
+
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    names = {*built, *metrics.METRICS, *metrics.MODELS, *built["settings"], *built["paired"]["S0"]["ensemble"], "hit_excess"}
+    names |= {"rises_with_delay", "skill_on_random_signs", *built["economics"]["S0"]["linear"], *built["calibration"]["S0"]["linear"]}
+    assert {name for name in names if name not in text} == set()

@@ -1,0 +1,170 @@
+"""The page: whole, self-contained, honest about what it was not given."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from cift_models.evaluation import metrics, plots, report
+from cift_models.instruments import SECOND
+from cift_models.signals import SignalRule
+from tests.evaluated import forecast, honest, with_forecasts
+
+
+@pytest.fixture(scope="module")
+def data():
+    return [honest(0, b=0.4), honest(1, symbol="<S&1>", b=0.0)]
+
+
+@pytest.fixture(scope="module")
+def built(data):
+    return metrics.build(data, draws=200)
+
+
+@pytest.fixture(scope="module")
+def page(built, data):
+    lag = np.logspace(-3, 1, 20)
+    return report.render(
+        built,
+        data,
+        title="Two <markets>",
+        zone="America/New_York",
+        truth=[report.TruthRow("branching", 0.6, 0.58, 0.5, 0.65, "found"), report.TruthRow("lag", 150.0, 300.0, 280.0, 320.0, "missed")],
+        regimes=[report.Regimes("S0", data[0].as_of, np.full((2400, 2), 0.5), ("calm", "wild"))],
+        kernels=[report.Kernels("S0", lag, {"buy on buy": 1 / lag})],
+        lead_lag=report.LeadLag(
+            ("S0", "S1"), np.array([[0, 0.3], [-0.1, 0]]), np.array([[0, 0.2], [-0.3, 0]]), np.array([[0, 0.4], [0.1, 0]])
+        ),
+        curves={"transformer": {"train": [3.0, 2.0], "valid": [3.1, 2.5]}},
+    )
+
+
+class Outline(HTMLParser):
+    """Open tags, ids and headings; complains when a tag is closed that is not open."""
+
+    VOID = frozenset({"meta", "br", "path", "use"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.ids, self.attributes, self.tags = [], [], [], set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_it_is_one_well_formed_page_with_different_ids(page):
+    outline = Outline(page)
+    assert outline.open == []
+    assert len(outline.ids) == len(set(outline.ids)) > 100
+    targets = {value[1:] for name, value in outline.attributes if name == "href"} | set(re.findall(r"url\(#([^)]*)\)", page))
+    assert len(targets) > 10 and targets <= set(outline.ids)
+
+
+def test_it_asks_for_nothing_from_elsewhere(page):
+    outline = Outline(page)
+    assert not outline.tags & {"script", "img", "link", "iframe", "object"}
+    assert all((value or "").startswith("#") for name, value in outline.attributes if name in ("href", "src"))
+    assert "http" not in page.replace("http-equiv", "") and "@import" not in page
+
+
+def test_no_placeholder_colour_is_left(page):
+    assert not re.search(r"#0[1-5a-f]0[1-5a-f]0[1-5a-f]\b", page)
+    used = set(re.findall(r"var\(--(\w+)\)", page))
+    assert used <= set(re.findall(r"--(\w+):", page)) and {"ink", "muted", "s0", "s1"} <= used
+
+
+def test_names_from_outside_are_escaped(page):
+    assert "<markets>" not in page and "Two &lt;markets&gt;" in page and "<S&1>" not in page
+
+
+SECTIONS = {
+    "truth": "Planted and found",
+    "skill": "Skill by model",
+    "delay": "How fast it dies",
+    "reliability": "Reliability of direction",
+    "half": "Skill by half-hour",
+    "equity": "Taking liquidity",
+    "regimes": "Regimes",
+    "kernel": "Order arrivals excite each other",
+    "lead": "Who leads whom",
+    "curves": "Learning: transformer",
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_that_was_given_is_there(page, section):
+    assert f">{SECTIONS[section]}</h" in page
+
+
+def test_sections_that_were_not_given_are_not(built):
+    bare = report.render(built)
+    there = {name for name, title in SECTIONS.items() if f"<h3>{title}</h3>" in bare or f"<h2>{title}</h2>" in bare}
+    assert there == {"skill", "delay"}
+    assert Outline(bare).open == []
+
+
+def test_the_same_input_gives_the_same_page(built, data):
+    assert report.render(built, data) == report.render(built, data)
+
+
+def test_verdicts_say_what_the_figures_say(built):
+    lines = {(v.symbol, v.text.split(" ")[0], v.tone): v.text for v in report.verdicts(built)}
+    assert "explains" in lines["S0", "ensemble", "good"] or "better than" in lines["S0", "ensemble", "good"]
+    assert not any(v.symbol == "<S&1>" and v.tone == "good" and "explains" in v.text for v in report.verdicts(built))
+    r2 = built["symbols"]["S0"]["ensemble"]["r2"]
+    assert any(f"{100 * r2['value']:.2f} %" in v.text for v in report.verdicts(built))
+
+
+def test_a_profit_and_an_alarm_are_bad_news():
+    data = honest(2, b=0.3)
+    rich = replace(forecast(data.y), rule=SignalRule(threshold_bps=0.5))
+    quiet = replace(data, bid=dict.fromkeys(data.bid, data.mid), ask=dict.fromkeys(data.ask, data.mid), half_spread_bps=np.zeros(len(data)))
+    built = metrics.build([with_forecasts(quiet, {"linear": data.forecasts["linear"], "ensemble": rich})], draws=200)
+    lines = report.verdicts(built)
+    assert any("a bug until proved" in v.text and v.tone == "bad" for v in lines)
+    assert any(v.text.startswith("Alarm") and v.tone == "bad" for v in lines)
+    assert "1 alarm<" in report.render(built)
+
+
+def test_the_terminal_table_is_rectangular_and_leaves_out_who_was_not_there(built):
+    table = report.table_for_terminal(built, "S0")
+    assert {len(row) for row in table} == {len(table[0])}
+    assert [row[0] for row in table[1:]] == ["prior", "activity", "last_move", "linear", "transformer", "ensemble"]
+    linear = next(row for row in table if row[0] == "linear")
+    assert linear[1] == f"{built['symbols']['S0']['linear']['r2']['value']:.4f}"
+
+
+def test_a_run_without_any_model_still_has_a_page():
+    built = metrics.build([with_forecasts(honest(rows=120), {})], draws=50)
+    assert "No model forecasts the move" in report.render(built, [honest(rows=120)])
+
+
+def test_half_hours_are_in_the_market_zone_and_in_its_order(data):
+    labels, values, errors = metrics.by_half_hour(data[0], "linear", "America/New_York")
+    assert labels == ["17:00", "17:30"] and len(values) == len(errors) == 2
+    assert data[0].as_of[0] // SECOND % 86_400 == 22 * 3600 + 14 * 60
+    evening = metrics.by_half_hour(replace(data[0], as_of=data[0].as_of + 6300 * SECOND), "linear")[0]
+    assert evening == ["23:30", "00:00", "00:30"]
+    assert metrics.by_half_hour(data[0], "prior")[0] == []
+
+
+def test_drawings_keep_their_ids_apart():
+    one, two = (plots.learning_curves(name, {"train": [1.0, 0.5]}) for name in ("a", "b"))
+    assert one != two and one.replace('"a-', '"b-').replace("#a-", "#b-") == two
