@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,13 @@ def outputs_have_their_names_and_shapes(case: Case) -> None:
     assert values.shape == (*case.test.valid.shape, len(case.model.outputs)) and values.dtype == np.float64
     assert ready.shape == case.test.valid.shape and ready.dtype == np.bool_ and np.isfinite(values).all()
     assert case.model.kind == case.kind and case.report.status in ("converged", "max_iter", "diverged") and case.report.n_rows > 0
+
+
+def report_is_json(case: Case) -> None:
+    """Facts and curves of a fit are plain JSON values without NaN; a max_train_t1 among them is not after the last training label."""
+    report = case.report
+    assert json.loads(json.dumps([report.facts, report.curves], allow_nan=False)) is not None
+    assert report.facts.get("max_train_t1", 0) <= case.train.label_end[case.train.rows].max()
 
 
 def silent_where_not_valid(case: Case) -> None:
@@ -179,6 +187,7 @@ TINY = LawMarket(symbols=1, seconds=260)
 LAWS = [
     stream_equals_batch,
     outputs_have_their_names_and_shapes,
+    report_is_json,
     silent_where_not_valid,
     saved_model_predicts_the_same_bytes,
     same_rows_and_seed_same_fit,

@@ -99,7 +99,7 @@ def gate_gain(
         saved += sign * (target - m) ** 2
         if found.slope > 0:
             saved += sign * direction_weight * np.where(target != 0, np.logaddexp(0.0, -found.slope * np.sign(target) * m), 0.0)
-    error = float(saved.std(ddof=1)) / np.sqrt(len(saved))
+    error = float(saved.std(ddof=1)) / len(saved) ** 0.5
     gain = float(saved.mean())
     return gain, gain / error if error > 0 else 0.0
 

@@ -49,7 +49,7 @@ class Ensemble(RowModel):
             found = fit_weights(means, regimes, y, *settings)
             early = np.concatenate([np.arange(len(own)) < len(own) // 2 for own in data.y])
             gain, t = gate_gain(means, regimes, y, early, *settings)
-        gated = t >= config.gate_t
+        gated = bool(t >= config.gate_t)
         by_regime = found.by_regime if gated else np.repeat(found.overall[None], regimes.shape[1], axis=0)
         facts = {
             "overall": dict(zip(MEANS, found.overall.tolist(), strict=True)),
