@@ -83,6 +83,7 @@ def gather(
             )
         columns.check(panel.features)
         use = usable(panel, needs, optional)
+        assert panel.y is not None and panel.label_end is not None
         for s in range(len(symbols)):
             own = np.flatnonzero(use[:, s])
             x[s].append(panel.x[own, s][:, columns.places])

@@ -91,8 +91,8 @@ class Forest:
             raise ReleaseError(
                 f"Node {int(np.argmin(sound))} of the forest has an impossible child, feature or number.", hint="The release is damaged."
             )
-        links = (np.where(inner, child, LEAF).astype(np.int32) for child in (up, down))
-        return cls(starts[:-1], feature, value, *links, default_left, base_score, n_features)
+        left, right = (np.where(inner, child, LEAF).astype(np.int32) for child in (up, down))
+        return cls(starts[:-1], feature, value, left, right, default_left, base_score, n_features)
 
     def predict(self, x: NDArray[np.float64], margin: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """Sum of leaves over the margin (default: base_score), float64[n] of float32 sums in tree order. x float64[n, n_features].
