@@ -59,9 +59,8 @@ def trade(data: Evaluated, mean_bps: NDArray[np.float64], ready: NDArray[np.bool
         span_ns = max(int(data.as_of[rows[-1]] - data.as_of[rows[0]]), 1)
         drift_bps_per_ns = 1e4 * float(np.log(data.mid[rows[-1]] / data.mid[rows[0]])) / span_ns
         held_ns = data.as_of[rows[trips.exit]] - data.as_of[rows[trips.entry]]
-        parts.append(
-            Trades(rows[trips.entry], rows[trips.exit], trips.side, trips.gross_bps, trips.net_bps, trips.side * held_ns * drift_bps_per_ns)
-        )
+        drift = (trips.side * held_ns * drift_bps_per_ns).astype(np.float64)
+        parts.append(Trades(rows[trips.entry], rows[trips.exit], trips.side, trips.gross_bps, trips.net_bps, drift))
     return Trades(*(np.concatenate([getattr(p, name) for p in parts]) for name in Trades.__slots__)) if parts else _no_trades()
 
 

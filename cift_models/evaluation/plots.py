@@ -58,7 +58,7 @@ def drawing(name: str, draw: Callable[[Axes], None], size: tuple[float, float] =
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         text = io.StringIO()

@@ -139,7 +139,8 @@ def _money(symbol: str, model: str, figures: Mapping[str, Any], economics: Mappi
         lines.append(Verdict(symbol, tone, f"A patient order saves {timing['value']:.3f} bps by waiting for {model} ({band})."))
     net, count = figures["net_per_trade_bps"], figures["n_trades"]["value"]
     if net["value"] is not None:
-        text = f"Taking liquidity earns {net['value']:+.2f} bps a round trip after costs ({count:,.0f} round trips)"
+        verb = "earns" if net["value"] > 0 else "loses"
+        text = f"Taking liquidity {verb} {abs(net['value']):.2f} bps a round trip after costs ({count:,.0f} round trips)"
         profit = net["lo"] is not None and net["lo"] > 0
         lines.append(
             Verdict(symbol, "bad" if profit else "neutral", text + (": a profit at 1 s is a bug until proved." if profit else "."))

@@ -74,7 +74,7 @@ class Blocks:
     def sums(self, as_of: NDArray[np.int64], terms: NDArray[np.float64]) -> Sums:
         """Sum terms [n, K] within each block: float64[B, K]."""
         where = self.place(as_of)
-        return np.column_stack([np.bincount(where, column, minlength=len(self)) for column in terms.T])
+        return np.column_stack([np.bincount(where, column, minlength=len(self)) for column in terms.T]).astype(np.float64, copy=False)
 
     def interval(self, sums: Sums, statistic: Statistic, level: float = 0.95) -> Estimate:
         """The value of a smooth function of totals, with its block-t interval. sums float64[B, K]. O(draws B K^2).
