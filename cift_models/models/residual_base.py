@@ -66,11 +66,11 @@ def fit_base(train: Iterable[Panel]) -> NDArray[np.float64]:
     gram = cross = None
     for panel in train:
         columns = np.stack([panel.base[kind][..., 0] for kind in NEEDS], axis=-1)
-        keep = label_rows(panel)
+        keep, y_bps = label_rows(panel), np.asarray(panel.y)
         if gram is None or cross is None:
             gram, cross = np.zeros((columns.shape[1], 2, 2)), np.zeros((columns.shape[1], 2))
         for s in range(columns.shape[1]):
-            x, y = columns[keep[:, s], s], panel.y[keep[:, s], s]
+            x, y = columns[keep[:, s], s], y_bps[keep[:, s], s]
             for i in range(2):
                 cross[s, i] += np.sum(x[:, i] * y)
                 for j in range(2):
