@@ -49,7 +49,7 @@ class Calibration:
     interaction_bps: float
     impact_bps: float
     edge_share: float
-    regime_bps: tuple[float, float, float]
+    regime_bps: tuple[float, ...]
 
     @property
     def scales(self) -> tuple[float, float, float]:

@@ -28,54 +28,64 @@ class SimulateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(
-        0, ge=0, description="Seed of every draw. A session and symbol keeps its stream when sessions or symbols are added after it."
+        default=0,
+        ge=0,
+        description="Seed of every draw. A session and symbol keeps its stream when sessions or symbols are added after it.",
     )
-    symbols: tuple[str, ...] = Field(("AAA", "BBB", "CCC"), min_length=1, description="Names, in the order of every axis S.")
-    sessions: int = Field(2, ge=1, description="Trading sessions, one a weekday.")
-    session_minutes: int = Field(180, ge=2, le=900, description="Length of a session in minutes; it opens at 09:00 UTC.")
-    first_day: date = Field(date(2024, 1, 8), description="Date of the first session; a weekend moves to the Monday after.")
-    levels: int = Field(2, ge=1, le=50, description="Levels of each side of the book, one tick apart.")
+    symbols: tuple[str, ...] = Field(default=("AAA", "BBB", "CCC"), min_length=1, description="Names, in the order of every axis S.")
+    sessions: int = Field(default=2, ge=1, description="Trading sessions, one a weekday.")
+    session_minutes: int = Field(default=180, ge=2, le=900, description="Length of a session in minutes; it opens at 09:00 UTC.")
+    first_day: date = Field(default=date(2024, 1, 8), description="Date of the first session; a weekend moves to the Monday after.")
+    levels: int = Field(default=2, ge=1, le=50, description="Levels of each side of the book, one tick apart.")
 
-    trades_hz: float = Field(0.8, gt=0, le=50, description="Trades a second and symbol, both sides, mean over a session.")
-    quotes_hz: float = Field(2.5, gt=0, le=200, description="Changes of one queue a second and symbol.")
+    trades_hz: float = Field(default=0.8, gt=0, le=50, description="Trades a second and symbol, both sides, mean over a session.")
+    quotes_hz: float = Field(default=2.5, gt=0, le=200, description="Changes of one queue a second and symbol.")
     moves_hz: float = Field(
-        0.7, gt=0, le=50, description="Price moves by news a second and symbol in a calm regime (volatile: times volatility_ratio)."
+        default=0.7, gt=0, le=50, description="Price moves by news a second and symbol in a calm regime (volatile: times volatility_ratio)."
     )
     volatility_bps: float = Field(
-        2.0, gt=0, le=20, description="Root mean square of the 1-s move in bps, over the regimes' long-run shares."
+        default=2.0, gt=0, le=20, description="Root mean square of the 1-s move in bps, over the regimes' long-run shares."
     )
-    price: float = Field(100.0, ge=1, le=10_000, description="Centre of the opening prices, quote currency.")
+    price: float = Field(default=100.0, ge=1, le=10_000, description="Centre of the opening prices, quote currency.")
     tick_size: float = Field(
-        0.001, ge=1 / PRICE_SCALE, description="Price increment, quote currency, a multiple of .0001. At price 100, .001 is .1 bp."
+        default=0.001, ge=1 / PRICE_SCALE, description="Price increment, quote currency, a multiple of .0001. At price 100, .001 is .1 bp."
     )
-    spread_ticks: int = Field(4, ge=2, le=100, description="The usual spread in ticks; it lies in spread_ticks - 1 ... spread_ticks + 2.")
-    queue_lots: float = Field(500.0, ge=200, description="Mean size of a queue in shares; sizes are round lots of 100.")
-    trade_lots: float = Field(200.0, ge=100, description="Mean size of a trade in shares, before it is cut to the queue it meets.")
+    spread_ticks: int = Field(
+        default=4, ge=2, le=100, description="The usual spread in ticks; it lies in spread_ticks - 1 ... spread_ticks + 2."
+    )
+    queue_lots: float = Field(default=500.0, ge=200, description="Mean size of a queue in shares; sizes are round lots of 100.")
+    trade_lots: float = Field(default=200.0, ge=100, description="Mean size of a trade in shares, before it is cut to the queue it meets.")
 
     baseline_depth: float = Field(
-        0.9, ge=0, le=2.9, description="Depth of the U of the trades' baseline over a session: 1 + depth ((2 x - 1)^2 - 1/3)."
+        default=0.9, ge=0, le=2.9, description="Depth of the U of the trades' baseline over a session: 1 + depth ((2 x - 1)^2 - 1/3)."
     )
-    branching_60s: Share = Field(0.6, description="n(60 s): direct children of a trade, of its side, within 60 s. 0: Poisson.")
-    kernel_exponent: float = Field(0.6, gt=0, le=3, description="theta of the Lomax kernel n (theta / tau0) (1 + t / tau0)^(-1 - theta).")
-    kernel_scale_s: float = Field(0.1, gt=0, le=10, description="tau0 of the Lomax kernel, seconds.")
+    branching_60s: Share = Field(default=0.6, description="n(60 s): direct children of a trade, of its side, within 60 s. 0: Poisson.")
+    kernel_exponent: float = Field(
+        default=0.6, gt=0, le=3, description="theta of the Lomax kernel n (theta / tau0) (1 + t / tau0)^(-1 - theta)."
+    )
+    kernel_scale_s: float = Field(default=0.1, gt=0, le=10, description="tau0 of the Lomax kernel, seconds.")
 
-    linear_r2: Share = Field(0.03, description="Planted: linear in the queue imbalance at the best level.")
-    interaction_r2: Share = Field(0.02, description="Planted: sign(queue imbalance) x sign(signed volume of 10 s).")
+    linear_r2: Share = Field(default=0.03, description="Planted: linear in the queue imbalance at the best level.")
+    interaction_r2: Share = Field(default=0.02, description="Planted: sign(queue imbalance) x sign(signed volume of 10 s).")
     impact_r2: Share = Field(
-        0.005,
+        default=0.005,
         description="Planted: a trade moves the mid its way, and trades foretell trades. Not reached where branching_60s is small.",
     )
-    edge_r2: Share = Field(0.015, description="Planted: moves of the edge's first symbol that its second one repeats in part.")
-    edge_lag_ms: int = Field(2000, ge=1, le=60_000, description="Milliseconds from a move to its repetition.")
+    edge_r2: Share = Field(default=0.015, description="Planted: moves of the edge's first symbol that its second one repeats in part.")
+    edge_lag_ms: int = Field(default=2000, ge=1, le=60_000, description="Milliseconds from a move to its repetition.")
     edge: tuple[str, str] | None = Field(
         default_factory=_first_pair, description="(leader, follower); default the first two symbols, None where there is one."
     )
 
-    regime_minutes: float = Field(10.0, ge=0.5, description="Mean dwell of a regime in minutes; regimes change at 30-s bars from the open.")
-    ar: tuple[float, float, float] = Field(
-        (0.3, -0.3, 0.0), description="AR(1) coefficient of 30-s moves while trending, mean-reverting, volatile."
+    regime_minutes: float = Field(
+        default=10.0, ge=0.5, description="Mean dwell of a regime in minutes; regimes change at 30-s bars from the open."
     )
-    volatility_ratio: float = Field(2.5, ge=1, le=10, description="Volatility of the volatile regime over that of the two calm ones.")
+    ar: tuple[float, float, float] = Field(
+        default=(0.3, -0.3, 0.0), description="AR(1) coefficient of 30-s moves while trending, mean-reverting, volatile."
+    )
+    volatility_ratio: float = Field(
+        default=2.5, ge=1, le=10, description="Volatility of the volatile regime over that of the two calm ones."
+    )
 
     @model_validator(mode="after")
     def _is_possible(self) -> SimulateConfig:

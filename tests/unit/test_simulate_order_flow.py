@@ -13,10 +13,10 @@ from cift_models.simulate.order_flow import expected_signed_count, exponentials,
 
 def test_the_mixture_of_exponentials_is_the_lomax_kernel():
     config = SimulateConfig()
-    weights, rates_hz = exponentials(config)
     t = np.concatenate([[0.0], np.geomspace(1e-4, 36_000, 200)])
     n, theta, tau0 = config.branching_total, config.kernel_exponent, config.kernel_scale_s
     exact = n * theta / tau0 * (1 + t / tau0) ** (-1 - theta)
+    weights, rates_hz = exponentials(n, theta, tau0)
     np.testing.assert_allclose(np.exp(-np.outer(t, rates_hz)) @ weights, exact, rtol=1e-4)
     fine = np.geomspace(1e-7, 60, 400_001)
     assert np.trapezoid(n * theta / tau0 * (1 + fine / tau0) ** (-1 - theta), fine) == pytest.approx(0.6, rel=1e-5)
