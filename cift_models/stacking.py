@@ -99,14 +99,12 @@ class TrainingPanels(Sequence[Panel]):
         blocks: Sequence[int],
         open_panel: Labelled,
         outputs: Callable[[int], Mapping[str, Mapping[str, Outputs]]],
-        purge: bool = True,
     ) -> None:
         self.kind = kind
         self.calendar = calendar
         self.blocks = tuple(blocks)
         self.open_panel = open_panel
         self.outputs = outputs
-        self.purge = purge and kind not in UNPURGED
         self.sessions = calendar.sessions(blocks) if blocks else ()
 
     def __len__(self) -> int:
@@ -117,7 +115,7 @@ class TrainingPanels(Sequence[Panel]):
             raise IndexError(i)
         panel = self.open_panel(self.sessions[i])
         assert panel.rows is not None and panel.label_end is not None
-        margin = {} if self.purge else {"purge_ns": None}
+        margin = {"purge_ns": None} if self.kind in UNPURGED and STOP not in self.blocks else {}
         marked = panel.rows & training_rows(self.calendar, panel.session, panel.as_of, panel.label_end, self.blocks, **margin)
         last = max(span.last for block in self.blocks for span in self.calendar.blocks[block] if span.session == panel.session)
         panel = replace(panel, rows=marked).until(int(np.searchsorted(panel.as_of, last, "right")))

@@ -31,6 +31,8 @@ def _tree(path: Path) -> str:
             node.body = [
                 statement
                 for statement in body
-                if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str))
+                if not (
+                    isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+                )
             ]
     return ast.dump(tree)

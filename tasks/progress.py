@@ -20,6 +20,12 @@ def listen(listener: Listener | None) -> None:
     _listener = listener
 
 
+def tell(step: str, what: str, share: float) -> None:
+    """Pass on what another process reported."""
+    if _listener is not None:
+        _listener(step, what, share)
+
+
 def reporter(step: str) -> Callable[[str, float], None]:
     """The `progress` callback of one step."""
     last = time.monotonic()

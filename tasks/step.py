@@ -116,6 +116,8 @@ def plain(value: Any) -> Any:
     """A JSON value: references as what they point to (key and sha256), models as dictionaries."""
     if isinstance(value, StepRef):
         return {"key": value.key, "sha256": value.sha256}
+    if value is None:
+        return None
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):

@@ -28,7 +28,7 @@ def planted_against_found(truth: Mapping[str, Any], metrics: Mapping[str, Any], 
         if isinstance(found, Mapping) and "n_60s" in found:
             close = abs(found["n_60s"] - n_60s) <= 0.15
             rows.append(TruthRow(f"{symbol}: self-excitation n(60 s)", n_60s, found["n_60s"], None, None, "near" if close else "off"))
-    edge, prior = truth.get("edge"), facts.get("gnn", {}).get("lead_lag")
+    edge, prior = truth.get("edge"), facts.get("gnn", {}).get("prior")
     if edge and prior:
         planted = f"{edge['leader']} -> {edge['follower']} at {edge['lag_ms']} ms"
         found = [f"{e['leader']} -> {e['follower']} at {e['lag_ms']:.0f} ms" for e in prior["edges"]]

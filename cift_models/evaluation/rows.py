@@ -14,7 +14,7 @@ from cift_models.events import BOOK, Events
 from cift_models.instruments import Universe
 from cift_models.models.protocol import Panel
 from cift_models.signals import SignalRule, Threshold, choose_threshold
-from cift_models.splits import BlockCalendar
+from cift_models.splits import BlockCalendar, training_rows
 
 Touch = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Best bid and best ask in quote currency, 0 where a side is empty or nothing has been seen."""
@@ -50,7 +50,7 @@ class JudgedSession:
 def choose_rules(
     pipeline: Pipeline, sessions: Iterable[tuple[Panel, Mapping[str, NDArray], Mapping[str, NDArray]]], calendar: BlockCalendar, block: int
 ) -> dict[str, list[Threshold]]:
-    """A threshold for each kind with a forecast and each symbol, chosen on the rows of `block` alone.
+    """A threshold for each kind with a forecast and each symbol, chosen on the rows of `block` alone, purged towards the next.
 
     `sessions` gives (panel, values by kind, ready by kind) of each session that holds rows of the block.
     """
@@ -59,7 +59,7 @@ def choose_rules(
     costs: list[list[NDArray]] = [[] for _ in universe.symbols]
     quotes: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in universe.symbols]
     for panel, values, ready in sessions:
-        rows = calendar.mask(panel.session, panel.as_of, (block,))
+        rows = training_rows(calendar, panel.session, panel.as_of, panel.as_of + calendar.horizon_ns, (block,))
         bid, ask = touch(panel.events, universe, panel.as_of[rows])
         half = panel.column("half_spread_bps")[rows]
         for s, instrument in enumerate(universe.instruments):

@@ -1,0 +1,47 @@
+"""The commands of `cift`, in the order in which a newcomer meets them."""
+
+from __future__ import annotations
+
+import typer
+
+from flows.cli import (
+    clean,
+    data_prep,
+    demo,
+    doctor,
+    evaluate,
+    ingest,
+    predict,
+    promote,
+    replay,
+    rollback,
+    seed,
+    serve,
+    status,
+    train,
+)
+
+app = typer.Typer(
+    name="cift",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train, judge, release and serve models on order-book data.\n\n"
+    "A first look: cift demo. A recorded day: cift ingest lobster FILE..., then cift train --symbols AAPL --start 2012-06-21 "
+    "--end 2012-06-21, then cift serve --release challenger. Everything lies below CIFT_HOME (default .cift).",
+)
+app.command("demo")(demo.demo)
+app.command("seed")(seed.seed)
+app.command("ingest")(ingest.ingest)
+app.command("data-prep")(data_prep.data_prep)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("promote")(promote.promote)
+app.command("rollback")(rollback.rollback)
+app.command("serve")(serve.serve)
+app.command("replay")(replay.replay)
+app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("clean")(clean.clean)

@@ -1,0 +1,25 @@
+"""`cift demo`"""
+
+from __future__ import annotations
+
+
+def demo() -> None:
+    """Simulate the default market, run the whole DAG on it, and hold what was found against what was planted.
+
+    No server runs and nothing is asked: this is what `make demo` calls.
+    """
+    from datetime import date
+
+    from flows.cli.result import next_commands, show
+    from flows.cli.terminal import watching
+    from flows.parameters import SeedParameters, TrainParameters
+
+    with watching("CIFT demo: a simulated market through the whole DAG"):
+        from flows.seed import seed
+        from flows.train import train
+
+        stored = seed(SeedParameters())
+        days = {"start": date.fromisoformat(stored["start"]), "end": date.fromisoformat(stored["end"])}
+        result = train(TrainParameters(symbols=stored["symbols"], **days))
+    show(result)
+    next_commands(stored)

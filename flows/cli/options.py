@@ -1,0 +1,41 @@
+"""Options that several commands share, and how a day and a list are read."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+from cift_models.errors import InputError
+
+Symbols = Annotated[str, typer.Option(help="Symbols of the universe, in order, with commas between: AAPL,AMZN,GOOG.")]
+Start = Annotated[str, typer.Option(help="First session date, included: 2012-06-21.")]
+End = Annotated[str, typer.Option(help="Last session date, included: 2012-06-21.")]
+TestFrom = Annotated[str | None, typer.Option(help="First session date of the test blocks; without it the last three tenths are the test.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]
+
+
+def day(text: str, option: str) -> date:
+    """A date. Raises InputError for anything else."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{option} is {text!r}.", hint="Expected a date like 2012-06-21.") from None
+
+
+def split(text: str) -> list[str]:
+    """A comma-separated list, in order."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parameters(cls: type, **values: Any) -> Any:
+    """Flow parameters from options. Raises InputError with the first thing that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the parameters"
+        raise InputError(f"{where}: {first['msg']} (was {str(first['input'])[:80]!r}).", hint="See --help.") from None

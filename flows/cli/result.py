@@ -1,0 +1,52 @@
+"""What a run ends with: the table, where things lie, and what to do next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result of a training run."""
+    import orjson
+    from rich.console import Console
+    from rich.table import Table
+
+    from cift_models.evaluation.report import table_for_terminal
+
+    console = Console()
+    judged = result["judged"]
+    metrics = orjson.loads((judged.directory / "metrics.json").read_bytes())
+    for symbol in metrics["symbols"]:
+        header, *rows = table_for_terminal(metrics, symbol)
+        table = Table(*header, title=f"{symbol}: {metrics['rows'][symbol]:,} test rows", title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    if judged.facts["found"]:
+        table = Table(
+            "planted", "planted value", "found", "95 %", "verdict", title="What was planted, what was found", title_justify="left"
+        )
+        for row in judged.facts["found"]:
+            band = "" if row["lo"] is None else f"{row['lo']:.4f} to {row['hi']:.4f}"
+            table.add_row(row["name"], _text(row["planted"]), _text(row["found"]), band, row["verdict"])
+        console.print(table)
+    for alarm in metrics["alarms"]:
+        console.print(f"[bold red]Leak alarm[/bold red] {alarm['symbol']} {alarm['model']}: {alarm['text']}")
+    if not metrics["alarms"]:
+        console.print("Leak alarms: silent.")
+    print(f"Report:   {judged.directory / 'report.html'}")
+    print(f"Metrics:  {judged.directory / 'metrics.json'}")
+    print(f"Release:  {result['release'].sha256} (challenger)")
+    print(f"MLflow:   run {result['run']['run_id']}, model cift version {result['version']}")
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def next_commands(stored: dict[str, Any]) -> None:
+    """Three things to try after the demo."""
+    print("Next:")
+    print("  .venv/bin/cift serve --release challenger")
+    print(f"  .venv/bin/cift replay stored {stored['end']}          (in another terminal, while it serves)")
+    print("  .venv/bin/cift status")

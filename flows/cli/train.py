@@ -1,0 +1,49 @@
+"""`cift train`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import End, Start, Symbols, TestFrom
+
+
+def train(
+    symbols: Symbols,
+    start: Start,
+    end: End,
+    test_from: TestFrom = None,
+    models: Annotated[str, typer.Option(help="Models to train, with commas between (what they read comes with them), or all.")] = "all",
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the Transformer and the GNN.")] = None,
+    seed: Annotated[int, typer.Option(help="Of every random draw of the fits.")] = 0,
+    latency_ms: Annotated[int, typer.Option(help="0, 1, 10, 100 or 1000: how long after a decision its price is taken.")] = 0,
+) -> None:
+    """Train, judge and release models on stored sessions: the whole DAG.
+
+    Ends with metrics.json, plots, a report, an MLflow run and a release (alias challenger). A run that was killed goes on where it
+    stopped when the same command is given again.
+
+    Example: cift train --symbols AAPL,AMZN,GOOG --start 2012-06-21 --end 2012-06-21
+    """
+    from flows.cli.options import day, parameters, split
+    from flows.cli.result import show
+    from flows.cli.terminal import watching
+    from flows.parameters import TrainParameters
+
+    params = parameters(
+        TrainParameters,
+        symbols=split(symbols),
+        start=day(start, "--start"),
+        end=day(end, "--end"),
+        test_from=day(test_from, "--test-from") if test_from else None,
+        models=None if models == "all" else split(models),
+        epochs=epochs,
+        seed=seed,
+        latency_ms=latency_ms,
+    )
+    with watching(f"Training on {', '.join(params.symbols)}, {start} .. {end}"):
+        from flows.train import train as flow
+
+        result = flow(params)
+    show(result)

@@ -1,0 +1,74 @@
+"""What a person fills in: the parameters of the flows, checked by the form, by the command line and by the flow."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Kind = Literal[
+    "prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "linear",
+    "hmm", "hawkes", "gnn", "transformer", "meta_learner", "ensemble",
+]  # fmt: skip
+"""A model's name, as in cift_models.models.REGISTRY (a test compares them)."""
+
+Symbol = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9._-]+$")]
+Symbols = Annotated[list[Symbol], Field(min_length=1, max_length=500)]
+
+
+class Parameters(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelParameters(Parameters):
+    """What is fitted, and how."""
+
+    models: list[Kind] | None = Field(None, description="Which models; what they read is fitted too. Empty: all.")
+    epochs: int | None = Field(None, ge=1, le=1000, description="Epochs of the Transformer and the GNN. Empty: their defaults.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of every random draw of the fits.")
+    latency_ms: Literal[0, 1, 10, 100, 1000] = Field(0, description="How long after a decision its price is taken, in milliseconds.")
+
+
+class RangeParameters(Parameters):
+    """Which stored sessions."""
+
+    symbols: Symbols = Field(description="The universe, in order.")
+    start: date = Field(description="First session date, included.")
+    end: date = Field(description="Last session date, included.")
+    test_from: date | None = Field(None, description="First session of the test blocks. Empty: the last three tenths.")
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.end < self.start:
+            raise ValueError(f"the range {self.start} .. {self.end} ends before it starts")
+        return self
+
+
+class TrainParameters(RangeParameters, ModelParameters):
+    """A training run over a range of session dates."""
+
+
+class NightlyParameters(ModelParameters):
+    """A training run over the latest stored sessions, as of the day for which the run was scheduled."""
+
+    symbols: Symbols = Field(description="The universe, in order.")
+    lookback_sessions: int = Field(20, ge=1, le=2000, description="How many stored sessions, up to the scheduled date, to train on.")
+
+
+class SeedParameters(Parameters):
+    """A simulated market with known truth, stored like any other."""
+
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    symbols: Symbols = Field(default=["AAA", "BBB", "CCC"], description="Names of the simulated instruments.")
+    sessions: int = Field(2, ge=1, le=250)
+    session_minutes: int = Field(180, ge=10, le=720)
+
+
+class IngestParameters(Parameters):
+    """Files of one feed."""
+
+    feed: Literal["lobster"] = Field(description="What the files are: checked, never guessed.")
+    files: list[str] = Field(min_length=1, description="Paths on the machine where the run executes.")

@@ -1,0 +1,34 @@
+"""How a flow runs in the terminal: Prefect without a server of its own to look after, everything below CIFT_HOME."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cift_models.settings import get_settings
+
+
+def prepare() -> None:
+    """Set Prefect's environment before its first import; what the user has set stays."""
+    home = get_settings().home
+    (home / "prefect").mkdir(parents=True, exist_ok=True)
+    for name, value in {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def embedded() -> Iterator[None]:
+    """Run flows in this process: without the heartbeat thread, whose last sleep costs each flow run a second."""
+    prepare()
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield

@@ -1,0 +1,58 @@
+"""`python -m serving`: start the Bento on this machine, on localhost unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m serving", description="Serve a release: what `cift serve` starts.")
+    parser.add_argument("--release", default="champion", help="champion, challenger, or a release's name")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=3000)
+    arguments = parser.parse_args()
+
+    from cift_models import release
+    from cift_models.errors import CiftError
+    from cift_models.settings import get_settings
+    from cift_models.stores.releases import Releases
+
+    try:
+        settings = get_settings()
+        releases = Releases(settings.home)
+        name = releases.resolve(arguments.release)
+        manifest = release.verify(releases.directory(name))
+    except CiftError as error:
+        sys.exit(f"cift serve: {error.message}\n      {error.hint}")
+    if arguments.release != "champion":
+        print(f"HELD: {name[:12]} is not promoted; it predicts, and every action is Hold.", flush=True)
+    symbols = ", ".join(i["symbol"] for i in manifest.universe)
+    print(f"Serving {name[:12]} for {symbols} on http://{arguments.host}:{arguments.port} (WebSocket /ticks).", flush=True)
+    os.environ |= {
+        "CIFT_HOME": str(settings.home),
+        "CIFT_RELEASE": arguments.release,
+        "CIFT_SERVICE_PORT": str(arguments.port),
+        "BENTOML_HOME": str(settings.home / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "NUMBA_NUM_THREADS": "1",
+    }
+    app = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    command = [
+        "-m",
+        "bentoml",
+        "serve",
+        "serving.service:Cift",
+        "--host",
+        arguments.host,
+        "--port",
+        str(arguments.port),
+        "--working-dir",
+        app,
+    ]
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+if __name__ == "__main__":
+    main()

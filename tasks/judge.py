@@ -1,0 +1,236 @@
+"""From fits to a verdict: heads, thresholds, the pipeline, its predictions on the test blocks, metrics and report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import orjson
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cift_models import ledger
+from cift_models.engine import Decisions, Pipeline, fold
+from cift_models.evaluation import metrics
+from cift_models.evaluation.planted import planted_against_found
+from cift_models.evaluation.report import Regimes, render
+from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
+from cift_models.files import canonical_json
+from cift_models.instruments import CALENDARS
+from cift_models.models import model_class
+from cift_models.models.head import Head, has_own_probabilities
+from cift_models.models.protocol import Outputs, Panel
+from cift_models.signals import SignalRule
+from cift_models.splits import PURGE_NS, STOP, TEST
+from cift_models.stacking import HEAD_BLOCKS, told
+from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
+from tasks.fit import Fits, load_outputs
+from tasks.step import Room, StepRef, step
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def fit_heads(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits: Fits) -> StepRef:
+    """The head of every kind with a forecast and no probabilities of its own, on its out-of-fold rows."""
+    calendar = dataset.get_calendar()
+
+    def run(room: Room) -> dict[str, Any]:
+        t1: dict[str, int] = {}
+        reports: dict[str, Any] = {}
+        for i, kind in enumerate(headed(kinds, fits)):
+            room.progress(kind, i / len(kinds))
+            rows = []
+            for day in calendar.sessions(HEAD_BLOCKS):
+                panel = open_panel(dataset, built, day)
+                spoken = {name: load_outputs(ref.directory, day) for name, ref in fits[kind].items() if day in ref.facts["sessions"]}
+                out_of_fold = told(panel, calendar, {kind: spoken})
+                marked = panel.rows & calendar.mask(day, panel.as_of, HEAD_BLOCKS) & out_of_fold.base_oof
+                own = _marked(panel, marked)
+                mean = np.ascontiguousarray(out_of_fold.base[kind][:, :, fits[kind]["final"].facts["outputs"].index("mean_bps")])
+                rows.append((own, mean, out_of_fold.base_ready[kind]))
+                if marked.any():
+                    t1[kind] = max(t1.get(kind, 0), int(panel.label_end[marked].max()))
+            head, report = Head.fit(rows)
+            (room.out / kind).mkdir()
+            head.save(room.out / kind)
+            reports[kind] = {"status": report.status, "n_rows": report.n_rows, "facts": report.facts}
+        (room.out / "heads.json").write_bytes(canonical_json(reports))
+        return {"t1": t1}
+
+    return step("heads", {"kinds": kinds, "fits": fits, "calendar": dataset.calendar, "sessions": _keys(built)}, run)
+
+
+def headed(kinds: list[str], fits: Fits) -> list[str]:
+    """Kinds that need a head."""
+    outputs = {kind: fits[kind]["final"].facts["outputs"] for kind in kinds}
+    return [kind for kind in kinds if "mean_bps" in outputs[kind] and not has_own_probabilities(tuple(outputs[kind]))]
+
+
+def _marked(panel: Panel, rows) -> Panel:
+    return replace(panel, rows=rows)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def assemble(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits: Fits, heads: StepRef) -> StepRef:
+    """Choose every kind's threshold on the stopping block, and write down what the pipeline is made of: plan.json."""
+    calendar = dataset.get_calendar()
+    forecasting = [kind for kind in kinds if "mean_bps" in fits[kind]["final"].facts["outputs"]]
+    decides = "ensemble" if "ensemble" in forecasting else forecasting[-1]
+
+    def run(room: Room) -> dict[str, Any]:
+        pipeline = load_pipeline(kinds, dataset, fits, heads, SignalRule(), decides)
+
+        def sessions():
+            for day in calendar.sessions((STOP,)):
+                room.progress(f"thresholds on {day}", 0.3)
+                said: dict[str, Outputs] = {kind: load_outputs(fits[kind]["final"].directory, day) for kind in kinds}
+                panel = open_panel(dataset, built, day)
+                yield panel, {k: o.values for k, o in said.items()}, {k: o.ready for k, o in said.items()}
+
+        chosen = choose_rules(pipeline, sessions(), calendar, STOP)
+        thresholds = {kind: [t.threshold_bps for t in by_symbol] for kind, by_symbol in chosen.items()}
+        # What is served never trades at an expected loss, even where nothing was profitable on the stopping block.
+        thresholds[decides] = [max(0.0, t) for t in thresholds[decides]]
+        plan = {
+            "kinds": kinds,
+            "decides": decides,
+            "thresholds": thresholds,
+            "why": {kind: [t.why for t in by_symbol] for kind, by_symbol in chosen.items()},
+            "max_train_t1": _t1(kinds, dataset, fits, heads),
+        }
+        (room.out / "plan.json").write_bytes(canonical_json(plan))
+        return {"decides": decides, "fits": {k: fits[k]["final"].key for k in kinds}, "heads": heads.key}
+
+    return step("assemble", {"kinds": kinds, "fits": fits, "heads": heads, "calendar": dataset.calendar, "sessions": _keys(built)}, run)
+
+
+def _t1(kinds: list[str], dataset: Dataset, fits: Fits, heads: StepRef) -> dict[str, int]:
+    """max_train_t1 of each kind's final predictions over all its ancestors, its head and its threshold included."""
+    calendar = dataset.get_calendar()
+    own = {kind: fits[kind]["final"].facts["own_t1"] for kind in kinds}
+    own |= {f"head {kind}": t1 for kind, t1 in heads.facts["t1"].items()}
+    own["rule"] = calendar.first(STOP + 1) - PURGE_NS
+    needs = {kind: model_class(kind).needs for kind in kinds}
+    extra = {kind: [*([f"head {kind}"] if f"head {kind}" in own else []), "rule"] for kind in kinds}
+    return {kind: ledger.ancestors_t1(kind, own, needs, extra) for kind in kinds} | {"rule": own["rule"]}
+
+
+def load_pipeline(kinds: list[str], dataset: Dataset, fits: Fits, heads: StepRef, rule: SignalRule, decides: str) -> Pipeline:
+    """The final fits as a pipeline."""
+    models = {kind: model_class(kind).load(fits[kind]["final"].directory / "model") for kind in kinds}
+    return Pipeline(
+        dataset.get_universe(), dataset.get_features(), models,
+        {kind: Head.load(heads.directory / kind) for kind in headed(kinds, fits)}, rule, decides,
+    )  # fmt: skip
+
+
+def planned_pipeline(dataset: Dataset, plan: dict[str, Any], fits: Fits, heads: StepRef) -> Pipeline:
+    """The pipeline that plan.json describes."""
+    rule = SignalRule(threshold_bps=tuple(plan["thresholds"][plan["decides"]]))
+    return load_pipeline(plan["kinds"], dataset, fits, heads, rule, plan["decides"])
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def judge(
+    dataset: Dataset, built: dict[int, StepRef], fits: Fits, heads: StepRef, assembled: StepRef, truth: dict[str, Any] | None
+) -> StepRef:
+    """Predict the test blocks with the pipeline that will be released, and judge it: metrics.json, ledger.parquet, report.html, plots."""
+    calendar = dataset.get_calendar()
+
+    def run(room: Room) -> dict[str, Any]:
+        plan = orjson.loads((assembled.directory / "plan.json").read_bytes())
+        pipeline = planned_pipeline(dataset, plan, fits, heads)
+        sessions = []
+        for day in calendar.sessions(TEST):
+            room.progress(f"predicting {day}", 0.1)
+            panel = open_panel(dataset, built, day)
+            labels = {d: load_labels(built[day].directory, d) for d in sorted({dataset.latency_ns, *DELAYS_NS}) if d >= dataset.latency_ns}
+            shift = {d - dataset.latency_ns: (y, known) for d, (y, known, _) in labels.items()}
+            sessions.append(
+                JudgedSession(panel, fold(pipeline, panel), {d: y for d, (y, _) in shift.items()}, {d: k for d, (_, k) in shift.items()})
+            )
+        room.progress("ledger", 0.3)
+        frame = _ledger(pipeline, sessions, calendar, plan["max_train_t1"])
+        ledger.check(frame)
+        frame.write_parquet(room.out / "ledger.parquet", compression="zstd")
+        room.progress("metrics", 0.4)
+        rows = judged_rows(pipeline, sessions, calendar, TEST, plan["thresholds"])
+        judged = metrics.build(rows)
+        metrics.validate(judged)
+        (room.out / "metrics.json").write_bytes(canonical_json(judged))
+        room.progress("report", 0.8)
+        reports = {kind: orjson.loads((by_fold["final"].directory / "fit.json").read_bytes()) for kind, by_fold in fits.items()}
+        facts = {kind: report["facts"] for kind, report in reports.items()}
+        found = planted_against_found(truth, judged, facts) if truth else []
+        page = render(
+            judged,
+            rows,
+            title="CIFT evaluation",
+            subtitle=f"{', '.join(pipeline.universe.symbols)}, sessions {dataset.days[0]} .. {dataset.days[-1]}",
+            zone=CALENDARS[pipeline.universe.instruments[0].calendar].zone,
+            truth=found,
+            regimes=regime_strips(pipeline, sessions, calendar, facts),
+            curves={kind: report["curves"] for kind, report in reports.items() if report["curves"]},
+        )
+        (room.out / "report.html").write_text(page, encoding="utf-8")
+        return {"alarms": len(judged["alarms"]), "rows": judged["rows"], "found": [asdict(row) for row in found]}
+
+    inputs = {
+        "fits": fits, "heads": heads, "plan": assembled, "sessions": _keys(built), "calendar": dataset.calendar,
+        "latency_ns": dataset.latency_ns, "truth": truth,
+    }  # fmt: skip
+    return step("judge", inputs, run)
+
+
+def regime_strips(pipeline: Pipeline, sessions: list[JudgedSession], calendar, facts: dict[str, Any]) -> list[Regimes]:
+    """The first judged session's filtered regimes, a symbol each; empty where no regimes were found."""
+    if "hmm" not in pipeline.models or not facts["hmm"].get("regimes"):
+        return []
+    one = sessions[0]
+    rows = calendar.mask(one.panel.session, one.panel.as_of, TEST)
+    names = tuple(facts["hmm"]["names"])
+    return [
+        Regimes(symbol, one.panel.as_of[rows], one.decided.values["hmm"][rows, s], names)
+        for s, symbol in enumerate(pipeline.universe.symbols)
+    ]
+
+
+def _ledger(pipeline: Pipeline, sessions: list[JudgedSession], calendar, max_train_t1: dict[str, int]):
+    """PREDICTIONS of the test rows: every kind with a forecast, every symbol."""
+    import polars as pl
+
+    frames = []
+    for one in sessions:
+        rows = calendar.mask(one.panel.session, one.panel.as_of, TEST)
+        frames += [_predictions(pl, pipeline, one.decided, rows, kind, t1) for kind, t1 in max_train_t1.items() if kind in one.decided.p]
+    return pl.concat(frames)
+
+
+def _predictions(pl, pipeline: Pipeline, decided: Decisions, rows, kind: str, t1: int):
+    symbols = pipeline.universe.symbols
+    n = int(rows.sum())
+    mean, p, ready = decided.mean_bps(pipeline, kind), decided.p[kind][rows], decided.ready[kind][rows].ravel()
+    as_of = np.repeat(decided.as_of[rows], len(symbols))
+
+    def or_null(values):
+        return pl.Series(values).set(pl.Series(~ready), None)
+
+    return pl.DataFrame(
+        {
+            "symbol": list(symbols) * n,
+            "as_of": as_of,
+            "available_at": as_of,
+            "model": [kind] * len(as_of),
+            "fold": ["final"] * len(as_of),
+            "max_train_t1": np.full(len(as_of), t1),
+            "ready": ready,
+            "mean_bps": or_null(mean[rows].ravel() if mean is not None else np.zeros(len(as_of))),
+            "p_down": or_null(np.ascontiguousarray(p[:, :, 0]).ravel()),
+            "p_flat": or_null(np.ascontiguousarray(p[:, :, 1]).ravel()),
+            "p_up": or_null(np.ascontiguousarray(p[:, :, 2]).ravel()),
+        }
+    )
+
+
+def _keys(built: dict[int, StepRef]) -> dict[str, StepRef]:
+    return {str(day): ref for day, ref in built.items()}

@@ -1,0 +1,134 @@
+"""Releases: write one, make it the challenger, register it, move what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from cift_models import release
+from cift_models.errors import NotStored, ReleaseError
+from cift_models.refs import ReleaseRef
+from cift_models.settings import get_settings
+from cift_models.stores.releases import Releases, Served
+from tasks import track
+from tasks.code import code_sha256
+from tasks.dataset import Dataset
+from tasks.fit import Fits
+from tasks.judge import planned_pipeline
+from tasks.step import StepRef
+
+HEADLINE = ("r2", "log_loss_direction", "hit_rate")
+"""Metrics that a release carries with it."""
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def write_release(dataset: Dataset, fits: Fits, heads: StepRef, assembled: StepRef, judged: StepRef) -> ReleaseRef:
+    """Write the pipeline that was judged as a release, and make it the challenger."""
+    home = get_settings().home
+    plan = orjson.loads((assembled.directory / "plan.json").read_bytes())
+    metrics = orjson.loads((judged.directory / "metrics.json").read_bytes())
+    pipeline = planned_pipeline(dataset, plan, fits, heads)
+    directory = release.write(
+        home / "releases",
+        pipeline,
+        max_train_t1=plan["max_train_t1"],
+        data={ref.key: ref.sha256 for refs in dataset.partitions.values() for ref in refs},
+        code=code_sha256(),
+        metrics={
+            symbol: {kind: {m: models[kind][m]["value"] for m in HEADLINE} for kind in pipeline.models}
+            for symbol, models in metrics["symbols"].items()
+        },
+    )
+    release.verify(directory)
+    Releases(home).set_challenger(directory.name)
+    return ReleaseRef.of(directory.name)
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def register(ref: ReleaseRef, run: dict[str, str]) -> str:
+    """Register a release in MLflow, once, under the alias challenger; returns its version."""
+    import mlflow
+
+    client = track.client()
+    directory = get_settings().home / ref.key
+    version = registered_version(client, ref.sha256)
+    if version is None:
+        mlflow.set_tracking_uri(get_settings().mlflow_uri)
+        mlflow.set_registry_uri(get_settings().mlflow_uri)
+        with mlflow.start_run(run_id=run["run_id"]):
+            logged = mlflow.pyfunc.log_model(
+                name="release",
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={"release": str(directory)},
+                pip_requirements=["cift"],
+                registered_model_name=track.MODEL,
+            )
+        version = str(logged.registered_model_version)
+        client.set_model_version_tag(track.MODEL, version, "release", ref.sha256)
+    client.set_registered_model_alias(track.MODEL, "challenger", version)
+    return version
+
+
+def registered_version(client: Any, sha256: str) -> str | None:
+    """The version under which a release is registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.search_model_versions(f"name = '{track.MODEL}'")
+    except MlflowException:
+        return None
+    return next((str(v.version) for v in found if v.tags.get("release") == sha256), None)
+
+
+def move_alias(served: Served) -> bool:
+    """Let MLflow's alias `champion` follow what is served. False where the release is not registered there (`cift doctor` shows it)."""
+    client = track.client()
+    version = registered_version(client, served.release)
+    if version is None:
+        return False
+    client.set_registered_model_alias(track.MODEL, "champion", version)
+    return True
+
+
+def champion_alias() -> str | None:
+    """The release to which MLflow's alias `champion` points."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return track.client().get_model_version_by_alias(track.MODEL, "champion").tags.get("release")
+    except MlflowException:
+        return None
+
+
+def promote(name: str, force: str | None) -> Served:
+    """Serve a release: compare-and-set, then the alias. Without a promoted verdict it needs a reason, which is recorded as forced.
+
+    Raises ReleaseError without a reason, Conflict where what is served moved meanwhile.
+    """
+    releases = Releases(get_settings().home)
+    ref = releases.resolve(name)
+    release.verify(releases.directory(ref))
+    if not force:
+        raise ReleaseError(
+            f"Release {ref[:12]} has no promoted verdict (this version judges, and has no gate yet).",
+            hint='Read its report, then: cift promote RELEASE --force "why".',
+        )
+    now = releases.served()
+    served = releases.compare_and_set(now.sequence if now else 0, ref, f"forced: {force}")
+    move_alias(served)
+    return served
+
+
+def rollback(name: str | None) -> Served:
+    """Serve the release that was served before, or a named one that was; then the alias."""
+    releases = Releases(get_settings().home)
+    now = releases.served()
+    if now is None:
+        raise NotStored("Nothing is served yet.", hint="There is nothing to roll back from.")
+    served = releases.rollback(now.sequence, releases.resolve(name) if name else None)
+    move_alias(served)
+    return served
