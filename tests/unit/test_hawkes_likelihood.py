@@ -298,6 +298,7 @@ def test_decays_stay_short_of_the_session_and_the_knots():
     assert lives[0] == pytest.approx(1e-4)
     assert lives[-1] == pytest.approx(120)
     assert (np.diff(np.log(lives)) <= np.log(2.6) + 1e-12).all()
+    assert 1 / decay_grid(arrivals, Baseline("spline", 40, 1.0), 1e-4, 1000, 2.6)[-1] == pytest.approx(60)
     day = one_session(np.zeros(0, np.int64), np.zeros(0, np.int8), 23400 * SECOND, 23400 * SECOND)
     assert baseline_for(day, 1800, 4).size == 14
     assert len(decay_grid(day, baseline_for(day, 1800, 4), 1e-4, 60, 2.6)) == 15
@@ -311,6 +312,13 @@ def test_merging_counts_a_cluster_once():
     np.testing.assert_array_equal(merged.t_ns, [0, ms + 1, ms + 1, 3 * ms] * 2)
     np.testing.assert_array_equal(merged.side, [0, 0, 1, 1] * 2)
     np.testing.assert_array_equal(merged.offsets, [0, 4, 8])
+
+
+def test_branching_is_the_integral_of_the_kernel():
+    _, truth = small_market()
+    lag = np.concatenate([[0], np.geomspace(1e-6, 2.0, 20_001)])
+    np.testing.assert_allclose(truth.branching(2.0), np.trapezoid(truth.kernel(lag), lag), rtol=1e-5)
+    assert truth.branching_ratio(2.0) == pytest.approx(max(truth.branching(2.0)[0, 0], truth.branching(2.0)[1, 1]))
 
 
 def test_sensitivity_table_has_twelve_rows():

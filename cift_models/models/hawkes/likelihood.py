@@ -32,6 +32,10 @@ class Parameters:
         """Integral of each kernel to `within_s`: arrivals of side i within that time that one of side j brings, float64[D, D]."""
         return self.alpha @ -np.expm1(-self.decays_hz * within_s)
 
+    def kernel(self, lag_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Extra arrivals a second of side i at each of n lags after one of side j, float64[D, D, n]."""
+        return (self.alpha * self.decays_hz) @ np.exp(-self.decays_hz[:, None] * lag_s)
+
     def branching_ratio(self, within_s: float = np.inf) -> float:
         """Spectral radius of `branching`; n(60 s) is `branching_ratio(60)`. Equal rows or columns make it the plain row or column sum."""
         return float(np.abs(np.linalg.eigvals(self.branching(within_s))).max())
