@@ -202,6 +202,46 @@ def test_warm_start_ends_at_the_same_optimum():
     assert len(again.curve) < len(fit.curve)
 
 
+def test_warm_start_from_a_dead_baseline_recovers():
+    """A start under which nothing could happen most of the day still leads to the optimum."""
+    arrivals, truth = small_market(2)
+    nu = np.zeros((2, 5))
+    nu[:, 4] = 0.1
+    dead = Parameters(truth.decays_hz, truth.baseline, nu, np.zeros((2, 2, 3)))
+    assert not np.isfinite(log_likelihood(arrivals, dead))
+    fit, again = (fit_hawkes(arrivals, truth.baseline, truth.decays_hz, start=s) for s in (None, dead))
+    assert again.status == "converged"
+    assert again.log_likelihood == pytest.approx(fit.log_likelihood, abs=1e-6)
+
+
+def test_impossible_arrivals_of_one_side_leave_the_other_alone():
+    arrivals, truth = small_market(2)
+    problem = Likelihood.of(arrivals, truth.baseline, truth.decays_hz)
+    theta = theta_of(truth)
+    value, gradient, _ = problem.events(theta, False)
+    theta[1] = 0.0
+    dead, other, _ = problem.events(theta, False)
+    assert dead[1] == -np.inf
+    assert dead[0] == value[0]
+    np.testing.assert_array_equal(other[0], gradient[0])
+
+
+def test_every_small_sample_converges():
+    """120 samples of 10 to 400 arrivals, clumped or even, one or two sessions: each fit ends with its certificate."""
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        parts = []
+        for _ in range(rng.integers(1, 3)):
+            n, spread = int(rng.integers(10, 400)), float(rng.uniform(0.3, 6))
+            t = (rng.uniform(size=n) ** spread * 1200 * SECOND).astype(np.int64)
+            parts.append(one_session(t, rng.integers(0, 2, n).astype(np.int8), 1200 * SECOND, 1200 * SECOND))
+        arrivals = join(parts)
+        baseline = baseline_for(arrivals, 1800, 4)
+        fit = fit_hawkes(arrivals, baseline, decay_grid(arrivals, baseline, 1e-4, 60, 2.6))
+        assert fit.status == "converged"
+        assert fit.log_likelihood >= fit_poisson(arrivals, baseline).log_likelihood - 1e-4
+
+
 def test_one_pass_is_not_called_converged():
     arrivals, truth = small_market()
     assert fit_hawkes(arrivals, truth.baseline, truth.decays_hz, max_passes=1).status == "max_iter"

@@ -100,8 +100,9 @@ def likelihood_pass(gap_s, side, knot, weight, decays_hz, theta, with_hessian):
     """One pass over the arrivals: what the events add to likelihood, gradient and Hessian. O(N D M), with the Hessian O(N (D M)^2).
 
     gap_s float64[N] (negative at a session's first arrival), side int8[N], knot and weight [N] of `place`, decays_hz[M], theta[D, P].
-    Returns (sum log lambda [D], its gradient sum phi / lambda [D, P], -Hessian sum phi phi' / lambda^2 [D, P, P]); the sum is -inf and the
-    rest unfinished where an intensity is not positive. The compensator is linear in theta and not in here (`excitation_exposure`).
+    Returns (sum log lambda [D], its gradient sum phi / lambda [D, P], -Hessian sum phi phi' / lambda^2 [D, P, P]). The sum of a side is -inf
+    where one of its intensities is not positive; the other side does not notice. The compensator is linear in theta and not in here
+    (`excitation_exposure`).
     """
     D, P = theta.shape
     M = len(decays_hz)
@@ -131,7 +132,8 @@ def likelihood_pass(gap_s, side, knot, weight, decays_hz, theta, with_hessian):
             intensity += phi[e] * theta[i, K + e]
         if not intensity > 0.0:
             value[i] = -np.inf
-            return value, gradient, hessian
+            pending[i] += 1.0
+            continue
         value[i] += np.log(intensity)
         inverse = 1.0 / intensity
         gradient[i, k] += (1.0 - w) * inverse
