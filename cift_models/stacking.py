@@ -52,6 +52,16 @@ def folds(kind: str, readers: Sequence[str]) -> tuple[Fold, ...]:
     return tuple(fold for fold in made if fold.name == "final" or fold.predict[0] in HEAD_BLOCKS)
 
 
+def head_blocks(fold_names: Sequence[str]) -> tuple[int, ...]:
+    """Blocks whose out-of-fold rows teach the head of a kind that has these folds.
+
+    One block alone makes a poor head (its direction slope fell to .56 on a recorded day): a kind with fewer than two, the ensemble, takes
+    the stopping block's rows too, which the final fit has not learned from.
+    """
+    own = tuple(block for block in HEAD_BLOCKS if f"k{block}" in fold_names)
+    return own if len(own) > 1 else (*own, STOP)
+
+
 def fold_of(calendar: BlockCalendar, session: int, as_of: NDArray[np.int64]) -> NDArray[np.int8]:
     """The block whose fold speaks at each instant of a session, int8[T]; 6 stands for the final fit, -1 for a session without rows.
 

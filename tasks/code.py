@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import ast
+import threading
 from functools import cache
 from pathlib import Path
 
 import cift_models
 from cift_models.files import digest, sha256_bytes, sha256_file
 
+_one_at_a_time = threading.Lock()
 
-@cache
+
 def code_sha256() -> str:
     """Digest of the syntax trees of cift_models (comments and docstrings aside) and of the lock, where there is one.
 
     A changed comment keeps every cached result; a changed formula, name or pinned version throws all of them away.
     """
+    # CPython 3.11 counts the depth of all threads' syntax trees in one place: two tasks that parse at once end in
+    # "SystemError: AST constructor recursion depth mismatch".
+    with _one_at_a_time:
+        return _code_sha256()
+
+
+@cache
+def _code_sha256() -> str:
     package = Path(cift_models.__file__).parent
     trees = {str(path.relative_to(package)): sha256_bytes(_tree(path).encode()) for path in sorted(package.rglob("*.py"))}
     lock = package.parent / "requirements.lock"

@@ -22,8 +22,8 @@ from cift_models.models import model_class
 from cift_models.models.head import Head, has_own_probabilities
 from cift_models.models.protocol import Outputs, Panel
 from cift_models.signals import SignalRule
-from cift_models.splits import PURGE_NS, STOP, TEST
-from cift_models.stacking import HEAD_BLOCKS, told
+from cift_models.splits import PURGE_NS, STOP, TEST, training_rows
+from cift_models.stacking import head_blocks, told
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
 from tasks.fit import Fits, load_outputs
 from tasks.step import Room, StepRef, step
@@ -40,11 +40,15 @@ def fit_heads(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fit
         for i, kind in enumerate(headed(kinds, fits)):
             room.progress(kind, i / len(kinds))
             rows = []
-            for day in calendar.sessions(HEAD_BLOCKS):
+            blocks = head_blocks(tuple(fits[kind]))
+            for day in calendar.sessions(blocks):
                 panel = open_panel(dataset, built, day)
+                assert panel.rows is not None and panel.label_end is not None
                 spoken = {name: load_outputs(ref.directory, day) for name, ref in fits[kind].items() if day in ref.facts["sessions"]}
                 out_of_fold = told(panel, calendar, {kind: spoken})
-                marked = panel.rows & calendar.mask(day, panel.as_of, HEAD_BLOCKS) & out_of_fold.base_oof
+                marked = training_rows(calendar, day, panel.as_of, panel.label_end, blocks) & panel.rows
+                assert out_of_fold.base_oof is not None
+                marked &= out_of_fold.base_oof
                 own = _marked(panel, marked)
                 mean = np.ascontiguousarray(out_of_fold.base[kind][:, :, fits[kind]["final"].facts["outputs"].index("mean_bps")])
                 rows.append((own, mean, out_of_fold.base_ready[kind]))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.pyfunc import PythonModel
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 
 class Release(PythonModel):
@@ -63,4 +63,4 @@ class Release(PythonModel):
         )
 
 
-mlflow.models.set_model(Release())
+set_model(Release())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +54,13 @@ def write_release(dataset: Dataset, fits: Fits, heads: StepRef, assembled: StepR
 def register(ref: ReleaseRef, run: dict[str, str]) -> str:
     """Register a release in MLflow, once, under the alias challenger; returns its version."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     client = track.client()
     directory = get_settings().home / ref.key
     version = registered_version(client, ref.sha256)
     if version is None:
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         mlflow.set_tracking_uri(get_settings().mlflow_uri)
         mlflow.set_registry_uri(get_settings().mlflow_uri)
         with mlflow.start_run(run_id=run["run_id"]):
@@ -64,13 +68,27 @@ def register(ref: ReleaseRef, run: dict[str, str]) -> str:
                 name="release",
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={"release": str(directory)},
+                signature=signature(release.verify(directory)),
                 pip_requirements=["cift"],
-                registered_model_name=track.MODEL,
             )
-        version = str(logged.registered_model_version)
-        client.set_model_version_tag(track.MODEL, version, "release", ref.sha256)
+        with contextlib.suppress(MlflowException):
+            client.create_registered_model(track.MODEL)
+        made = client.create_model_version(track.MODEL, logged.model_uri, run_id=run["run_id"], tags={"release": ref.sha256})
+        version = str(made.version)
     client.set_registered_model_alias(track.MODEL, "challenger", version)
     return version
+
+
+def signature(manifest: release.Manifest):
+    """What the registered model takes: canonical events, a row each, with the book levels of the release's universe."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema
+
+    levels = max(i["levels"] for i in manifest.universe)
+    columns = [ColSpec("long", name) for name in ("ts", "sequence", "kind", "side", "trade_px", "trade_sz")]
+    columns += [ColSpec("string", "symbol")]
+    columns += [ColSpec("long", f"{name}_{level:02d}") for level in range(levels) for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")]
+    return ModelSignature(Schema(columns))
 
 
 def registered_version(client: Any, sha256: str) -> str | None:

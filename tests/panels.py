@@ -56,7 +56,21 @@ def toy_panel(seed: int = 0, steps: int = 400, symbols: int = 3, session: int = 
     rows[20 : steps - 20] = True
     base = {"linear": rng.normal(size=(steps, symbols, 1)), "hawkes": rng.normal(size=(steps, symbols, 3))}
     return Panel(
-        universe, features, session, OPEN, OPEN + steps * SECOND, as_of, x, valid, why, events, offsets.astype(np.int64),
-        base=base, base_ready={k: valid.copy() for k in base}, y=np.where(rows[:, None], y, 0.0), rows=rows,
-        label_end=as_of + SECOND, base_oof=rows.copy(),
+        universe,
+        features,
+        session,
+        OPEN,
+        OPEN + steps * SECOND,
+        as_of,
+        x,
+        valid,
+        why,
+        events,
+        offsets.astype(np.int64),
+        base=base,
+        base_ready={k: valid.copy() for k in base},
+        y=np.where(rows[:, None], y, 0.0),
+        rows=rows,
+        label_end=as_of + SECOND,
+        base_oof=rows.copy(),
     )

@@ -31,8 +31,10 @@ def planted_against_found(truth: Mapping[str, Any], metrics: Mapping[str, Any], 
     edge, prior = truth.get("edge"), facts.get("gnn", {}).get("prior")
     if edge and prior:
         planted = f"{edge['leader']} -> {edge['follower']} at {edge['lag_ms']} ms"
-        found = [f"{e['leader']} -> {e['follower']} at {e['lag_ms']:.0f} ms" for e in prior["edges"]]
-        hit = any(e["leader"] == edge["leader"] and e["follower"] == edge["follower"] for e in prior["edges"])
+        symbols = facts["gnn"]["symbols"]
+        edges = [(symbols[e["source"]], symbols[e["target"]], 1000 * e["lag_s"]) for e in prior["edges"]]
+        found = [f"{leader} -> {follower} at {lag_ms:.0f} ms" for leader, follower, lag_ms in edges]
+        hit = any((leader, follower) == (edge["leader"], edge["follower"]) for leader, follower, _ in edges)
         rows.append(TruthRow("Lead-lag edge", planted, "; ".join(found) or "none", None, None, "found" if hit else "not found"))
     names = facts.get("hmm", {}).get("names")
     if names:

@@ -169,7 +169,7 @@ def table_for_terminal(metrics: Mapping[str, Any], symbol: str) -> list[list[str
     """Header and one row a model that took part: name, R2 with interval, gain over the reference, and the columns of the report's table."""
     header = ["model", "R²", "95 %", f"gain over {metrics['settings']['reference']}", *(title for _, title, _ in _COLUMNS[1:])]
     rows = [header]
-    for model, figures in metrics["symbols"][symbol].items():
+    for model, figures in _ordered(metrics["symbols"][symbol]):
         if not _took_part(figures):
             continue
         r2 = figures["r2"]
@@ -177,6 +177,11 @@ def table_for_terminal(metrics: Mapping[str, Any], symbol: str) -> list[list[str
         rest = [_number(figures[name]["value"], digits) for name, _, digits in _COLUMNS[1:]]
         rows.append([model, _number(r2["value"], 4), band, _gain(metrics, symbol, model), *rest])
     return rows
+
+
+def _ordered(models: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Models in the order of REGISTRY, whatever a JSON file's keys are sorted by; others after them."""
+    return [(m, models[m]) for m in (*MODELS, *(m for m in models if m not in MODELS)) if m in models]
 
 
 def _took_part(figures: Mapping[str, Any]) -> bool:
@@ -205,7 +210,7 @@ def _main_table(metrics: Mapping[str, Any], symbol: str, model: str | None) -> s
     reference = metrics["settings"]["reference"]
     head = "".join(f"<th>{escape(title)}</th>" for _, title, _ in _COLUMNS[1:])
     rows = []
-    for name, figures in metrics["symbols"][symbol].items():
+    for name, figures in _ordered(metrics["symbols"][symbol]):
         if not _took_part(figures):
             continue
         mark = ' class="lead"' if name == model else ' class="base"' if name == reference else ""

@@ -63,7 +63,8 @@ class FeatureSet:
         """The set that `as_json` described; SchemaMismatch if this version of the code would name its columns otherwise."""
         value = dict(value)
         names = tuple(value.pop("names"))
-        made = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        made = cls(**fields)
         if made.names != names:
             raise SchemaMismatch(
                 "The stored feature set has other columns than this version of the code makes.", hint="Build the features again."
