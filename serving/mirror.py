@@ -7,37 +7,47 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from cift_models.errors import StoreError
 from cift_models.stores.online import OnlineStore
+
+log = logging.getLogger("cift.mirror")
+
+RETRY_S = 0.5
+"""Pause after a write that failed."""
 
 
 class Mirror:
-    """Copies rows to an OnlineStore. `written`, `replaced` and `failed` count what happened."""
+    """Copies rows to an OnlineStore. `written`, `refused` (a newer one was there), `replaced` and `failed` count what happened."""
 
-    def __init__(self, store: OnlineStore) -> None:
+    def __init__(self, store: OnlineStore, retry_s: float = RETRY_S) -> None:
         self.store = store
         self.written = 0
+        self.refused = 0
         self.replaced = 0
         self.failed = 0
-        self._waiting: dict[str, dict[str, Any]] = {}
+        self._retry_s = retry_s
+        self._waiting: dict[str, tuple[dict[str, Any], int]] = {}
         self._lock = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._thread.start()
 
-    def offer(self, rows: dict[str, dict[str, Any]]) -> None:
-        """Give the latest row of each symbol; returns at once."""
+    def offer(self, rows: Mapping[str, dict[str, Any]], sequence: int) -> None:
+        """Give the latest row of each symbol, and which move of what is served they come from; returns at once.
+
+        The rows are not copied: nobody may change one afterwards.
+        """
         with self._lock:
             self.replaced += sum(symbol in self._waiting for symbol in rows)
-            self._waiting.update(rows)
+            self._waiting.update({symbol: (row, sequence) for symbol, row in rows.items()})
             self._lock.notify()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Write what waits, then stop."""
+        """Write what waits, once, then stop."""
         with self._lock:
             self._stopped = True
             self._lock.notify()
@@ -51,10 +61,20 @@ class Mirror:
                 if not self._waiting:
                     return
                 rows, self._waiting = self._waiting, {}
-            for symbol, row in rows.items():
+            unwritten = {}
+            for symbol, (row, sequence) in rows.items():
                 try:
-                    self.store.put(symbol, orjson.dumps(row), sequence=row["as_of"], time=row["as_of"])
-                    self.written += 1
-                except StoreError as error:
+                    if self.store.put(symbol, orjson.dumps(row), sequence=sequence, time=row["as_of"]):
+                        self.written += 1
+                    else:
+                        self.refused += 1
+                except Exception as error:  # the thread outlives whatever a store's driver raises
                     self.failed += 1
-                    logging.getLogger("cift.mirror").warning("the online store did not take %s: %s", symbol, error)
+                    unwritten[symbol] = (row, sequence)
+                    log.warning("the online store did not take %s: %s", symbol, error)
+            if unwritten:
+                with self._lock:
+                    self._waiting = unwritten | self._waiting
+                    if self._stopped:
+                        return
+                    self._lock.wait(self._retry_s)

@@ -6,61 +6,50 @@ import argparse
 import asyncio
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from cift_models import release
-from cift_models.engine import Decisions, Pipeline, fold
+from cift_models.engine import Pipeline, fold
 from cift_models.errors import CiftError, EmptyRange, InputError, StoreUnavailable
 from cift_models.events import Events, merge
-from cift_models.feeds.canonical import events_of_tables
-from cift_models.feeds.lobster import read_lobster
-from cift_models.feeds.quality import check_tables
 from cift_models.instruments import Session, Universe
 from cift_models.settings import get_settings
 from cift_models.stores.releases import Releases
-from cift_models.stores.ticks import ParquetTicks
 from serving import wire
+from serving.compare import Batch, Comparison
+
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
 
 PACKET = 500
 """Events in one message."""
 IN_FLIGHT = 8
 """Messages that may wait for their acknowledgement."""
-
-
-@dataclass(slots=True)
-class Comparison:
-    """What was streamed against what batch says. `unequal` holds up to 20 differences in words, `n_unequal` counts all."""
-
-    release: str
-    session: int
-    events: int = 0
-    instants: int = 0
-    missing: int = 0
-    in_sample: int = 0
-    values: int = 0
-    n_unequal: int = 0
-    seconds: float = 0.0
-    unequal: list[str] = field(default_factory=list)
-    signals: Counter[str] = field(default_factory=Counter)
-    actions: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def equal(self) -> bool:
-        return self.n_unequal == 0 and self.missing == 0 and self.instants > 0
-
-    def as_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__slots__} | {"equal": self.equal}  # type: ignore[attr-defined]
+SILENCE_S = 120.0
+"""Without a word for so long the service is taken for dead."""
+TELL_S = 5.0
+"""Seconds between two lines of progress."""
 
 
 def lobster_events(files: list[Path], universe: Universe) -> tuple[Session, Events]:
-    """The merged events of LOBSTER files of one session, as ingest keeps them. Raises InputError for a symbol twice, too many or too few."""
+    """The merged events of LOBSTER files of one session, as ingest keeps them. Raises InputError for files of other symbols or days."""
+    from cift_models.feeds.canonical import events_of_tables
+    from cift_models.feeds.lobster import read_lobster
+    from cift_models.feeds.quality import check_tables
+
     days = {day.instrument.symbol: day for day in (read_lobster(path) for path in files)}
     if set(days) != set(universe.symbols) or len(days) != len(files):
-        raise InputError(f"The files hold {sorted(days)}, the release knows {sorted(universe.symbols)}.", hint="Give one file a symbol.")
+        raise InputError(
+            f"The {len(files)} files hold {', '.join(sorted(days))}; the release knows {', '.join(universe.symbols)}.",
+            hint="Give one file for each symbol of the release.",
+        )
     sessions = {day.session for day in days.values()}
     if len(sessions) > 1:
         raise InputError(f"The files are of {len(sessions)} different sessions.", hint="Give files of one day and one stretch of it.")
@@ -71,145 +60,186 @@ def lobster_events(files: list[Path], universe: Universe) -> tuple[Session, Even
     return sessions.pop(), merge(parts, universe.levels)
 
 
-def stored_events(symbols_and_day: list[str], universe: Universe) -> tuple[Session, Events]:
-    """The merged events of a stored session: its date is the last word; symbols before it must be the universe's."""
-    *symbols, day = symbols_and_day
+def stored_events(items: list[str], universe: Universe) -> tuple[Session, Events]:
+    """The merged events of a stored session: its date is the last word, symbols before it must be the universe's."""
+    from cift_models.stores.ticks import open_ticks
+
+    *symbols, day = items
     if symbols and tuple(symbols) != universe.symbols:
-        raise InputError(f"The release knows {universe.symbols}, asked was {tuple(symbols)}.", hint="Name the release's symbols, or none.")
-    ticks = ParquetTicks(get_settings().home)
-    wanted = int(day.replace("-", ""))
-    for session in ticks.sessions(universe.symbols, wanted, wanted):
+        raise InputError(
+            f"The release knows {', '.join(universe.symbols)}; asked was {', '.join(symbols)}.", hint="Name its symbols, or none."
+        )
+    if not (digits := day.replace("-", "")).isdigit() or len(digits) != 8:
+        raise InputError(f"{day!r} is not a date.", hint="Expected SYMBOL... DATE with a date like 2012-06-21.")
+    ticks = open_ticks(get_settings())
+    for session in ticks.sessions(universe.symbols, int(digits), int(digits)):
         return session, ticks.events(universe, session)
     raise EmptyRange(f"No session is stored on {day}.", hint="`cift status` lists what is stored.")
 
 
-async def stream(url: str, pipeline: Pipeline, session: Session, events: Events, batch: Decisions, into: Comparison) -> None:
-    """Push everything, compare as it comes back."""
-    import websockets
+def read_source(source: str, items: list[str], universe: Universe) -> tuple[Session, Events]:
+    """The session that `source` and its items name."""
+    if source == "lobster":
+        return lobster_events([Path(item) for item in items], universe)
+    if source == "stored":
+        return stored_events(items, universe)
+    raise InputError(f"Unknown source {source!r}.", hint="Expected lobster or stored.")
 
-    row = {int(t): i for i, t in enumerate(batch.as_of)}
-    window = asyncio.Semaphore(IN_FLIGHT)
-    total = (len(events) + PACKET - 1) // PACKET + 2
-    acknowledged = asyncio.Event()
-    seen: set[int] = set()
-    began = last = time.monotonic()
 
-    try:
-        socket = await websockets.connect(url, max_size=None, open_timeout=30)
-    except (OSError, websockets.WebSocketException) as error:
-        raise StoreUnavailable(
-            f"No service answers at {url} ({error}).", hint="Start one with `cift serve --release challenger`."
-        ) from error
+@dataclass(slots=True)
+class Feed:
+    """One session pushed over one WebSocket, compared as it comes back."""
 
-    async def listen() -> None:
-        nonlocal last
-        async for raw in socket:
+    socket: ClientConnection
+    universe: Universe
+    session: Session
+    events: Events
+    into: Comparison
+    packet: int = PACKET
+    in_flight: int = IN_FLIGHT
+
+    def messages(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each message with the time to which it moves the watermark."""
+        session = self.session
+        yield {"session": {"day": session.day, "open": session.open, "close": session.close, "fresh": True}}, session.open
+        for at in range(0, len(self.events), self.packet):
+            part = self.events[at : at + self.packet]
+            yield {"events": wire.write_events(part, self.universe)}, int(part.ts[-1])
+        yield {"advance": session.close + 1}, session.close + 1
+
+    async def run(self) -> None:
+        """Push everything; returns when the last message is acknowledged. Raises InputError or StoreUnavailable where the service does."""
+        import websockets
+
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(None) as patience:
+                await self._exchange(patience)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"The service said nothing for {SILENCE_S:.0f} s, after {self.into.instants:,} instants.", hint="Look at its log."
+            ) from None
+        except websockets.ConnectionClosed as error:
+            raise StoreUnavailable(
+                f"The service went away after {self.into.instants:,} instants ({error}).",
+                hint="Look at its log; start it and replay again.",
+            ) from None
+        self.into.seconds = time.monotonic() - began
+
+    async def _exchange(self, patience: asyncio.Timeout) -> None:
+        waiting = self.messages()
+        sent_at: dict[int, float] = {}
+        reaches: list[tuple[int, int]] = []
+        seq = unacknowledged = 0
+        told = time.monotonic()
+        while True:
+            while unacknowledged < self.in_flight and (following := next(waiting, None)) is not None:
+                part, watermark = following
+                seq += 1
+                raw = orjson.dumps({"v": wire.VERSION, "seq": seq, **part})
+                sent_at[seq] = time.perf_counter()
+                reaches.append((watermark, seq))
+                await self.socket.send(raw)
+                unacknowledged += 1
+            if unacknowledged == 0:
+                return
+            patience.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+            raw = await self.socket.recv()
+            arrived = time.perf_counter()
             said = orjson.loads(raw)
             if "error" in said:
-                raise InputError(f"The service refused a message: {said['error']}", hint="Is it serving the release of this home?")
+                raise InputError(f"The service refused a message: {said['error']}", hint="Does it serve a release of this home?")
             if "ack" in said:
-                window.release()
-                if said["ack"] == total:
-                    acknowledged.set()
+                unacknowledged -= 1
+                self.into.late += said["late"]
+                reaches = [(watermark, n) for watermark, n in reaches if n > said["ack"]]
                 continue
-            if said["session"] != session.day:
-                continue
-            t = row.get(said["as_of"])
-            if t is None:
-                into.n_unequal += 1
-                into.unequal.append(f"instant {said['as_of']} is not one of the batch result's")
-                continue
-            seen.add(t)
-            compared, bad = wire.differences(pipeline, said, batch, t)
-            into.values += compared
-            into.n_unequal += len(bad)
-            into.unequal += [f"{said['as_of']} {text}" for text in bad][: max(0, 20 - len(into.unequal))]
-            into.in_sample += said["in_sample"]
-            for one in said["symbols"].values():
-                into.signals[one["signal"]] += 1
-                into.actions[one["action"]] += 1
-            if t == len(batch.as_of) - 1:
-                return
-
-    async def say(seq: int, **part: object) -> None:
-        await window.acquire()
-        await socket.send(orjson.dumps({"v": wire.VERSION, "seq": seq, **part}))
-
-    listener = asyncio.create_task(listen())
-    seq = 1
-    sending = asyncio.create_task(say(seq, session={"day": session.day, "open": session.open, "close": session.close}))
-    await sending
-    for at in range(0, len(events), PACKET):
-        seq += 1
-        if listener.done():
-            break
-        await say(seq, events=wire.write_events(events[at : at + PACKET], pipeline.universe))
-        if time.monotonic() - last > 5:
-            last = time.monotonic()
-            print(f"  {at / len(events):4.0%}  {into.values:,} values compared, {into.n_unequal} unequal", file=sys.stderr, flush=True)
-    if not listener.done():
-        await say(total, advance=session.close + 1)
-    await asyncio.wait_for(listener, 120)
-    await socket.close()
-    into.instants = len(seen)
-    into.missing = len(batch.as_of) - len(seen)
-    into.seconds = time.monotonic() - began
+            decider = next((n for watermark, n in reaches if watermark > said["as_of"]), None)
+            if decider is not None:
+                self.into.latency_ms.append(1e3 * (arrived - sent_at[decider]))
+            self.into.add(said)
+            if time.monotonic() - told > TELL_S:
+                told = time.monotonic()
+                share = (said["as_of"] - self.session.open) / (self.session.close - self.session.open)
+                text = f"  {share:4.0%}  {self.into.values:,} values compared, {self.into.n_unequal:,} not equal"
+                print(text, file=sys.stderr, flush=True)
 
 
-def speaking(url: str) -> str:
-    """The release that the service at a WebSocket URL serves (GET /model)."""
+def ask_model(url: str) -> dict[str, Any]:
+    """What the service at a WebSocket URL says of itself (GET /model). Raises StoreUnavailable where nothing answers."""
     import httpx
 
     base = url.replace("ws://", "http://").replace("wss://", "https://").rsplit("/", 1)[0]
     try:
-        return httpx.get(f"{base}/model", timeout=60).raise_for_status().json()["release"]
-    except (httpx.HTTPError, KeyError, ValueError) as error:
+        said = httpx.get(f"{base}/model", timeout=60).raise_for_status().json()
+        return {"release": said["release"], **said}
+    except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError) as error:
         raise StoreUnavailable(
             f"No service answers at {base} ({error}).", hint="Start one with `cift serve --release challenger`."
-        ) from error
+        ) from None
 
 
-def compare(url: str, source: str, items: list[str]) -> Comparison:
-    """Replay and compare; the batch result is computed here, from the same release's files."""
-    name = speaking(url)
-    pipeline, _ = release.load(Releases(get_settings().home).directory(name))
-    if source == "lobster":
-        session, events = lobster_events([Path(item) for item in items], pipeline.universe)
-    elif source == "stored":
-        session, events = stored_events(items, pipeline.universe)
-    else:
-        raise InputError(f"Unknown source {source!r}.", hint="Expected lobster or stored.")
+def load_pipeline(name: str) -> tuple[Pipeline, int]:
+    """A release of this home by its name, and when what it learned ends."""
+    pipeline, manifest = release.load(Releases(get_settings().home).directory(name))
+    return pipeline, manifest.max_train_t1
+
+
+async def connected(url: str, pipeline: Pipeline, session: Session, events: Events, into: Comparison, packet: int, in_flight: int) -> None:
+    """Open the socket and feed the session through it."""
+    import websockets
+
+    try:
+        socket = await websockets.connect(url, max_size=None, max_queue=None, open_timeout=30, compression=None)
+    except (OSError, TimeoutError, websockets.WebSocketException) as error:
+        raise StoreUnavailable(
+            f"No WebSocket answers at {url} ({error}).", hint="The service's is ws://HOST:PORT/ticks; start one with `cift serve`."
+        ) from None
+    async with socket:
+        await Feed(socket, pipeline.universe, session, events, into, packet, in_flight).run()
+
+
+def compare(url: str, source: str, items: list[str], packet: int = PACKET, in_flight: int = IN_FLIGHT) -> Comparison:
+    """Replay and compare. Batch results are computed here, from the files of whichever release speaks: a swap on the way is compared."""
+    name = ask_model(url)["release"]
+    pipeline, _ = load_pipeline(name)
+    session, events = read_source(source, items, pipeline.universe)
     print(f"{len(events):,} events of {', '.join(pipeline.universe.symbols)}; computing the batch result", file=sys.stderr, flush=True)
-    batch = fold(pipeline, pipeline.panel(session, events))
-    into = Comparison(name, session.day, len(events))
-    asyncio.run(stream(url, pipeline, session, events, batch, into))
+
+    @cache
+    def batch(release_name: str) -> Batch:
+        speaking, max_train_t1 = load_pipeline(release_name)
+        return Batch(speaking, fold(speaking, speaking.panel(session, events)), max_train_t1)
+
+    into = Comparison(batch, session.day, len(events))
+    into.expect(np.asarray(batch(name).decisions.as_of).tolist())
+    asyncio.run(connected(url, pipeline, session, events, into, packet, in_flight))
     return into
 
 
 def main() -> None:
+    """Exit code 0 where everything came and was equal to the bit, 1 where not or where the service failed, 2 for a wrong request."""
     parser = argparse.ArgumentParser(
         prog="python -m serving.replay", description="Feed recorded events to a service; `cift replay` calls it."
     )
     parser.add_argument("source", help="lobster or stored")
     parser.add_argument("items", nargs="+", help="files; or SYMBOL... DATE of a stored session")
     parser.add_argument("--to", default="ws://127.0.0.1:3000/ticks")
+    parser.add_argument("--packet", type=int, default=PACKET, help="events in one message")
+    parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="messages that may wait for their acknowledgement")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:
-        result = compare(arguments.to, arguments.source, arguments.items)
+        if not 1 <= arguments.packet <= wire.MAX_EVENTS or arguments.in_flight < 1:
+            raise InputError(f"--packet must be 1 to {wire.MAX_EVENTS:,} and --in-flight at least 1.", hint="Leave them out.")
+        result = compare(arguments.to, arguments.source, arguments.items, arguments.packet, arguments.in_flight)
     except CiftError as error:
-        sys.exit(f"cift replay: {error.message}\n      {error.hint}")
-    if arguments.json:
-        print(orjson.dumps(result.as_json()).decode())
-    else:
-        print(f"Release {result.release[:12]}, session {result.session}: {result.events:,} events in {result.seconds:.1f} s.")
-        print(f"{result.instants:,} instants streamed, {result.missing:,} missing, {result.in_sample:,} in sample.")
-        print(
-            f"{result.values:,} predictions and signals compared: {result.values - result.n_unequal:,} equal to the bit, {result.n_unequal:,} not."
-        )
-        print(f"Signals: {dict(result.signals)}. Actions: {dict(result.actions)}.")
-        for text in result.unequal:
-            print(f"  {text}")
+        print(f"cift replay: {error.message}\n      {error.hint}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("cift replay: stopped.", file=sys.stderr)
+        sys.exit(130)
+    print(orjson.dumps(result.as_json()).decode() if arguments.json else result.as_text())
     sys.exit(0 if result.equal else 1)
 
 

@@ -2,7 +2,7 @@
 
     WebSocket /ticks            events in, decisions out (serving/wire.py)
     GET  /prediction/{symbol}   the live row
-    GET  /model                 the release that speaks
+    GET  /model                 the release that speaks, and where it stands
     POST /predict               canonical events in, decisions out, from the session's open; never touches the live state
     GET  /healthz /livez /readyz /metrics
 
@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bentoml
 from bentoml.exceptions import InvalidArgument
@@ -28,17 +27,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from cift_models.errors import CiftError, NotStored
-from cift_models.instruments import Session
 from cift_models.settings import get_settings
 from cift_models.stores.online import open_online
 from cift_models.stores.releases import Releases
-from serving import stream, wire
+from serving import measure, stream, wire
 from serving.journal import Journal
-from serving.live import Live, Speaker, predict
+from serving.live import CatchUp, Live, Speaker, predict
 from serving.mirror import Mirror
 
 POLL_S = 1.0
 """How often what is served is looked up."""
+
+BEHIND_BYTES = 256 * 1024
+"""A new engine takes over when less than this of the journal is left to fold: some thousand events, a few milliseconds."""
 
 log = logging.getLogger("cift.serving")
 
@@ -55,7 +56,7 @@ class Span(BaseModel):
 class PredictRequest(BaseModel):
     """Events of a session from its open on, in order, as on the wire."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
     session: Span
     events: list[dict[str, Any]] = Field(max_length=wire.MAX_EVENTS, description="Canonical events: see the WebSocket's.")
     until: int = Field(description="ns UTC: decide the instants up to here")
@@ -64,7 +65,7 @@ class PredictRequest(BaseModel):
 
 async def _ticks(socket: WebSocket) -> None:
     service = bentoml.get_current_service()
-    await stream.ticks(socket, service.live, service.mirror)
+    await stream.ticks(socket, service.live, service.mirror, service.turn)
 
 
 async def _prediction(request: Request) -> Response:
@@ -75,23 +76,35 @@ async def _model(request: Request) -> Response:
     return await stream.model(request, bentoml.get_current_service().live)
 
 
-class BodyLimit:
-    """Refuses an HTTP body beyond the limit before it is read into memory."""
+class Bodies:
+    """Refuses a POST that is too large before it is read into memory, and one that is not JSON (Bento also reads forms and pickles)."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
-        declared = next((v for k, v in scope["headers"] if k == b"content-length"), None)
-        if scope["method"] == "POST" and (declared is None or not declared.isdigit() or int(declared) > self.limit):
-            text = f"Expected a content-length of at most {self.limit:,} bytes."
-            await stream.json_response({"error": text}, 413)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"")
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if not declared.isdigit():
+            await _refuse(411, "Expected a content-length.")(scope, receive, send)
+        elif int(declared) > self.limit:
+            await _refuse(413, f"A body of {int(declared):,} bytes. Expected at most {self.limit:,}.")(scope, receive, send)
+        elif kind != b"application/json":
+            await _refuse(415, "Expected the content-type application/json.")(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _refuse(status: int, text: str) -> Response:
+    response = stream.json_response({"error": text}, status)
+    # The body is not read: the connection cannot carry another request.
+    response.headers["connection"] = "close"
+    return response
 
 
 routes = Starlette(routes=[WebSocketRoute("/ticks", _ticks), Route("/prediction/{symbol}", _prediction), Route("/model", _model)])
@@ -106,21 +119,24 @@ class Cift:
         settings = get_settings()
         self.releases = Releases(settings.home)
         self.asked = settings.release
-        directory, held, self.sequence = self._find()
+        speaker = self._find()
         self.mirror = Mirror(open_online(settings))
-        self.live = Live(Speaker.load(directory, held), Journal(settings.home / "journal" / f"{settings.service_port}.bin"))
-        log.info("serving %s%s", directory.name[:12], " (HELD: every action is Hold)" if held else "")
+        self.live = Live(speaker, Journal(settings.home / "journal" / f"{settings.service_port}.bin", speaker.pipeline.universe))
+        self.turn = asyncio.Lock()
+        self._watcher: asyncio.Task | None = None
+        held = " (HELD: every action is Hold)" if speaker.standing.held else ""
+        log.info("serving %s%s, %d instants of the session folded", speaker.standing.release[:12], held, self.live.engine.decided)
 
-    def _find(self) -> tuple[Path, bool, int]:
-        """The release to serve, whether it is held, and the sequence of what is served (0 where a fixed one was asked for)."""
-        if self.asked == "champion":
-            served = self.releases.served()
-            if served is None:
-                raise NotStored(
-                    "No champion is served yet.", hint="`cift promote RELEASE` makes one; `cift serve --release challenger` tries one."
-                )
-            return self.releases.directory(served.release), False, served.sequence
-        return self.releases.directory(self.releases.resolve(self.asked)), True, 0
+    def _find(self) -> Speaker:
+        """The release that was asked for; any other than the champion is held."""
+        if self.asked != "champion":
+            return Speaker.load(self.releases.directory(self.releases.resolve(self.asked)), held=True)
+        served = self.releases.served()
+        if served is None:
+            raise NotStored(
+                "No champion is served yet.", hint="`cift promote RELEASE` makes one; `cift serve --release challenger` tries one."
+            )
+        return Speaker.load(self.releases.directory(served.release), False, served.sequence)
 
     @bentoml.on_startup
     async def begin(self) -> None:
@@ -128,7 +144,8 @@ class Cift:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 1_000)
-        self._watcher = asyncio.create_task(self._watch()) if self.asked == "champion" else None
+        if self.asked == "champion":
+            self._watcher = asyncio.create_task(self._watch())
 
     @bentoml.on_shutdown
     async def end(self) -> None:
@@ -138,33 +155,46 @@ class Cift:
         self.live.journal.close()
 
     async def __is_ready__(self) -> bool:
-        return True
+        return self.live.broken is None
 
     async def _watch(self) -> None:
-        """Follow what is served: load beside, catch up in a thread, take over between two instants."""
+        """Follow what is served. A release that cannot be taken is said once; the old one goes on, and the next move is tried."""
+        seen = self.live.speaker.standing.sequence
         while True:
             await asyncio.sleep(POLL_S)
+            measure.WATERMARK.set(self.live.engine.watermark / 1e9)
+            measure.MIRROR_FAILED.set(self.mirror.failed)
             try:
                 served = self.releases.served()
-                if served is None or served.sequence == self.sequence:
+                if served is None or served.sequence == seen:
                     continue
-                speaker = await asyncio.to_thread(Speaker.load, self.releases.directory(served.release), False)
-                engine, at = await asyncio.to_thread(self.live.catch_up, speaker)
-                self.live.swap(speaker, engine, at)
-                self.sequence = served.sequence
+                seen = served.sequence
+                await self._take_over(await asyncio.to_thread(Speaker.load, self.releases.directory(served.release), False, seen))
+                measure.SWAPS.inc()
                 log.info("now serving %s", served.release[:12])
-            except CiftError as error:
-                log.error("the release that is now served cannot be: %s", error)
-                await asyncio.sleep(10 * POLL_S)
+            except Exception as error:  # the watcher outlives whatever a release does
+                measure.SWAP_FAILURES.inc()
+                log.error("what is served moved, and cannot be followed: %s", error, exc_info=not isinstance(error, CiftError))
+
+    async def _take_over(self, speaker: Speaker) -> None:
+        """Catch up beside the live engine, in a thread, then take over between two instants."""
+        while True:
+            new = CatchUp(self.live, speaker)
+            await asyncio.to_thread(new.go)
+            while new.behind > BEHIND_BYTES and new.generation == self.live.journal.generation:
+                await asyncio.to_thread(new.go)
+            if self.live.swap(new):
+                return
 
     @bentoml.api(route="/predict")
     async def predict(self, request: PredictRequest, /) -> list[dict[str, Any]]:
         try:
-            events = wire.read_events(request.events, self.live.speaker.pipeline.universe)
-            session = Session(request.session.day, request.session.open, request.session.close)
-            return await asyncio.to_thread(predict, self.live.speaker, session, events, request.until, request.instants)
+            speaker = self.live.speaker
+            session = wire.read_session(request.session.day, request.session.open, request.session.close)
+            events = wire.read_events(request.events, speaker.pipeline.universe)
+            return await asyncio.to_thread(predict, speaker, session, events, request.until, request.instants)
         except CiftError as error:
             raise InvalidArgument(str(error)) from error
 
 
-Cift.add_asgi_middleware(BodyLimit, limit=wire.MAX_MESSAGE_BYTES)
+Cift.add_asgi_middleware(cast(Any, Bodies), limit=wire.MAX_MESSAGE_BYTES)

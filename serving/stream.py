@@ -1,7 +1,10 @@
-"""The sockets: WebSocket messages in, acknowledgements and decisions out; and the GET routes beside them."""
+"""The sockets: WebSocket messages in, decisions and acknowledgements out; and the GET routes beside them."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
 from typing import TYPE_CHECKING
 
 import orjson
@@ -10,7 +13,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from cift_models.errors import CiftError
-from serving import wire
+from serving import measure, wire
 
 if TYPE_CHECKING:
     from serving.live import Live
@@ -22,25 +25,56 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, media_type="application/json")
 
 
-async def ticks(socket: WebSocket, live: Live, mirror: Mirror) -> None:
-    """Serve one connection until it closes. A message that cannot be taken is answered by an error and changes nothing."""
+async def ticks(socket: WebSocket, live: Live, mirror: Mirror, turn: asyncio.Lock) -> None:
+    """Serve one connection until it closes. A message that cannot be taken is answered by an error and changes nothing.
+
+    Messages are taken one at a time: `turn` is held from a message's first step to its last, over all connections.
+    """
     await socket.accept()
     try:
         while True:
-            message = await socket.receive()
-            if message["type"] == "websocket.disconnect":
+            received = await socket.receive()
+            if received["type"] == "websocket.disconnect":
                 return
-            raw = message.get("bytes") or message.get("text") or ""
+            raw = received.get("bytes") or received.get("text") or ""
             try:
-                said = live.take(wire.read(raw, live.speaker.pipeline.universe))
+                message = wire.read(raw, live.speaker.pipeline.universe)
+                async with turn:
+                    await _take(socket, live, mirror, message)
             except CiftError as error:
-                said = [orjson.dumps({"v": wire.VERSION, "error": str(error)})]
-            for one in said:
-                await socket.send_bytes(one)
-            if len(said) > 1:
-                mirror.offer(live.latest)
-    except WebSocketDisconnect:
+                measure.REFUSED.inc()
+                await socket.send_bytes(wire.refusal(raw, error))
+    except (WebSocketDisconnect, RuntimeError):
+        # Starlette says RuntimeError for a send after the peer has gone.
         return
+
+
+async def _take(socket: WebSocket, live: Live, mirror: Mirror, message: wire.Message) -> None:
+    """Let the live state take a message, and send what it says. A peer that goes in mid-message does not stop the message."""
+    gone = None
+    events, late, instants = live.events, live.late, live.instants
+    steps = live.take(message)
+    while True:
+        began = time.perf_counter()
+        said = next(steps, None)
+        if said is None:
+            break
+        measure.STEP.observe(time.perf_counter() - began)
+        for raw in said:
+            if gone is None:
+                try:
+                    await socket.send_bytes(raw)
+                except (WebSocketDisconnect, RuntimeError) as error:
+                    gone = error
+        # Bento's probes and a swap get their turn between two steps, whether or not a send had to wait.
+        await asyncio.sleep(0)
+    if live.instants > instants:
+        mirror.offer(live.latest, live.speaker.standing.sequence)
+        measure.INSTANTS.inc(live.instants - instants)
+    measure.EVENTS.inc(live.events - events)
+    measure.LATE.inc(live.late - late)
+    if gone is not None:
+        raise gone
 
 
 async def prediction(request: Request, live: Live) -> Response:
@@ -48,7 +82,7 @@ async def prediction(request: Request, live: Live) -> Response:
     symbol = request.path_params["symbol"]
     if symbol not in live.speaker.pipeline.universe.symbols:
         known = ", ".join(live.speaker.pipeline.universe.symbols)
-        return json_response({"error": f"Unknown symbol {symbol!r}. This release knows {known}."}, 404)
+        return json_response({"error": f"Unknown symbol {symbol[:60]!r}. This release knows {known}."}, 404)
     row = live.latest.get(symbol)
     return json_response(row) if row else json_response({"error": f"Nothing has been decided for {symbol} yet."}, 503)
 
@@ -60,15 +94,17 @@ async def model(request: Request, live: Live) -> Response:
         {
             "release": speaker.standing.release,
             "held": speaker.standing.held,
+            "sequence": speaker.standing.sequence,
             "max_train_t1": speaker.standing.max_train_t1,
             "models": {kind: {"needs": list(m.needs), "outputs": list(m.outputs)} for kind, m in speaker.pipeline.models.items()},
             "symbols": list(speaker.pipeline.universe.symbols),
             "feature_hash": speaker.pipeline.features.schema_hash,
             "decides": speaker.pipeline.decides,
-            "threshold": speaker.pipeline.rule.model_dump(mode="json"),
+            "rule": speaker.pipeline.rule.model_dump(mode="json"),
+            "session": None if engine.session is None else engine.session.day,
             "watermark": engine.watermark,
             "decided": engine.decided,
-            "late": engine.late,
-            "session": None if engine.session is None else engine.session.day,
+            "late": live.late,
+            "pid": os.getpid(),
         }
     )
