@@ -42,11 +42,11 @@ class Arrivals:
 
     @property
     def windows_s(self) -> NDArray[np.float64]:
-        return self.window_ns * 1e-9
+        return self.window_ns.astype(np.float64) * 1e-9
 
     @property
     def sessions_s(self) -> NDArray[np.float64]:
-        return self.session_ns * 1e-9
+        return self.session_ns.astype(np.float64) * 1e-9
 
     def session_of_each(self) -> NDArray[np.int64]:
         """Session number of each arrival, int64[N]."""
@@ -54,13 +54,13 @@ class Arrivals:
 
     def gaps_s(self) -> NDArray[np.float64]:
         """Seconds since the previous arrival of the session (either side), taken in int64 ns; -1 at a session's first arrival."""
-        gaps = np.diff(self.t_ns, prepend=0) * 1e-9
+        gaps = np.diff(self.t_ns, prepend=0).astype(np.float64) * 1e-9
         gaps[self.offsets[:-1][np.diff(self.offsets) > 0]] = -1.0
         return gaps
 
     def to_end_s(self) -> NDArray[np.float64]:
         """Seconds from each arrival to the end of what was observed of its session, float64[N]."""
-        return (np.repeat(self.window_ns, np.diff(self.offsets)) - self.t_ns) * 1e-9
+        return (np.repeat(self.window_ns, np.diff(self.offsets)) - self.t_ns).astype(np.float64) * 1e-9
 
     def merged(self, within_ns: int) -> Arrivals:
         """Arrivals of one side within `within_ns` of the first of their cluster count as that first one. O(N)."""

@@ -21,12 +21,12 @@ class HawkesConfig(Config):
     max_passes                 over the events, after which it has not
     """
 
-    min_decay_s: float = Field(1e-4, gt=0)
-    max_decay_s: float = Field(60.0, gt=0)
-    decay_ratio: float = Field(2.6, gt=1)
-    knot_s: float = Field(1800.0, gt=0)
-    min_intervals: int = Field(4, ge=1)
-    horizon_s: float = Field(1.0, gt=0)
-    min_events: int = Field(50, ge=2)
-    tolerance: float = Field(1e-8, gt=0)
-    max_passes: int = Field(100, ge=1)
+    min_decay_s: float = Field(default=1e-4, gt=0)
+    max_decay_s: float = Field(default=60.0, gt=0)
+    decay_ratio: float = Field(default=2.6, gt=1)
+    knot_s: float = Field(default=1800.0, gt=0)
+    min_intervals: int = Field(default=4, ge=1)
+    horizon_s: float = Field(default=1.0, gt=0)
+    min_events: int = Field(default=50, ge=2)
+    tolerance: float = Field(default=1e-8, gt=0)
+    max_passes: int = Field(default=100, ge=1)

@@ -100,8 +100,8 @@ def likelihood_pass(gap_s, side, knot, weight, decays_hz, theta, with_hessian):
     """One pass over the arrivals: what the events add to likelihood, gradient and Hessian. O(N D M), with the Hessian O(N (D M)^2).
 
     gap_s float64[N] (negative at a session's first arrival), side int8[N], knot and weight [N] of `place`, decays_hz[M], theta[D, P].
-    Returns (sum log lambda [D], its gradient sum phi / lambda [D, P], -Hessian sum phi phi' / lambda^2 [D, P, P]). The sum of a side is -inf
-    where one of its intensities is not positive; the other side does not notice. The compensator is linear in theta and not in here
+    Returns (sum log lambda [D], its gradient sum phi / lambda [D, P], -Hessian sum phi phi' / lambda^2 [D, P, P]). The sum of a side is
+    -inf where one of its intensities is not positive; the other side does not notice. The compensator is linear in theta and not in here
     (`excitation_exposure`).
     """
     D, P = theta.shape

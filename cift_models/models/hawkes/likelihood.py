@@ -127,7 +127,7 @@ def fit_hawkes(
     counts = arrivals.counts
     c = problem.compensator
     usable = c > 1e-12 * c.max()
-    scale = np.where(usable, 1 / np.where(usable, c, 1.0), 0.0) * counts[:, None]
+    scale = np.where(usable, 1 / np.where(usable, c, 1.0), 0.0) * counts.astype(np.float64)[:, None]
     sides = counts > 0
     even = np.where(usable, 1 / usable.sum(), 0.0)
     u = np.tile(even, (SIDES, 1))
@@ -181,9 +181,9 @@ def fit_hawkes(
     )  # fmt: skip
 
 
-def fit_poisson(arrivals: Arrivals, baseline: Baseline, **options: float) -> HawkesFit:
+def fit_poisson(arrivals: Arrivals, baseline: Baseline, tolerance: float = 1e-8) -> HawkesFit:
     """The seasonal Poisson process: the same baseline without excitation."""
-    return fit_hawkes(arrivals, baseline, np.zeros(0), **options)
+    return fit_hawkes(arrivals, baseline, np.zeros(0), tolerance=tolerance)
 
 
 def fit_best_single_decay(arrivals: Arrivals, baseline: Baseline, fastest_s: float = 1e-4, slowest_s: float = 60.0) -> HawkesFit:

@@ -22,18 +22,18 @@ def minimise_nonnegative(hessian, linear, start):
             index = np.nonzero(free)[0]
             best = solve_positive(hessian, linear, index)
             step = 1.0
+            blocking = -1
             for a in range(len(index)):
-                if best[a] <= 0.0:
-                    here = z[index[a]]
-                    step = min(step, here / (here - best[a]) if here > best[a] else 0.0)
+                here = z[index[a]]
+                if best[a] <= 0.0 and (blocking < 0 or here / max(here - best[a], 1e-300) < step):
+                    step = here / max(here - best[a], 1e-300)
+                    blocking = index[a]
             for a in range(len(index)):
-                p = index[a]
-                z[p] += step * (best[a] - z[p])
-                if best[a] <= 0.0 and z[p] <= 1e-15 * abs(best[a]):
-                    z[p] = 0.0
-                    free[p] = False
-            if step >= 1.0:
+                z[index[a]] = max(z[index[a]] + step * (best[a] - z[index[a]]), 0.0)
+            if blocking < 0:
                 break
+            z[blocking] = 0.0
+            free[blocking] = False
         entering = -1
         most = enough
         for p in range(P):
