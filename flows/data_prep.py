@@ -10,13 +10,15 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.parameters import RangeParameters
 from flows.train import build
 from tasks.dataset import select_data
+from tasks.runs import going_on
 
 
-@flow(name="data_prep", task_runner=ThreadPoolTaskRunner(max_workers=2))
+@flow(name="data_prep", task_runner=ThreadPoolTaskRunner(max_workers=2))  # pyright: ignore[reportCallIssue, reportArgumentType]
 def data_prep(params: RangeParameters) -> dict[int, Any]:
     """Build features and labels of a range of stored sessions; what is built already stays as it is.
 
     Args:
         params: The symbols and the range.
     """
-    return build(select_data(params.symbols, params.start, params.end, params.test_from, 0))
+    with going_on():
+        return build(select_data(params.symbols, params.start, params.end, params.test_from, 0))

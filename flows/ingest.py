@@ -11,7 +11,7 @@ from flows.parameters import IngestParameters
 from tasks.ingest import ingest_file
 
 
-@flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=2))
+@flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=2))  # pyright: ignore[reportCallIssue, reportArgumentType]
 def ingest(params: IngestParameters) -> list[dict[str, Any]]:
     """Read, check and store files; what is stored already stays as it is.
 

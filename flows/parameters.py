@@ -26,25 +26,32 @@ class Parameters(BaseModel):
 class ModelParameters(Parameters):
     """What is fitted, and how."""
 
-    models: list[Kind] | None = Field(None, description="Which models; what they read is fitted too. Empty: all.")
-    epochs: int | None = Field(None, ge=1, le=1000, description="Epochs of the Transformer and the GNN. Empty: their defaults.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of every random draw of the fits.")
-    latency_ms: Literal[0, 1, 10, 100, 1000] = Field(0, description="How long after a decision its price is taken, in milliseconds.")
+    models: list[Kind] | None = Field(default=None, description="Which models; what they read is fitted too. Empty: all.")
+    epochs: int | None = Field(default=None, ge=1, le=1000, description="Epochs of the Transformer and the GNN. Empty: their defaults.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Of every random draw of the fits.")
+    latency_ms: Literal[0, 1, 10, 100, 1000] = Field(
+        default=0, description="How long after a decision its price is taken, in milliseconds."
+    )
 
 
-class RangeParameters(Parameters):
-    """Which stored sessions."""
+class DayRange(Parameters):
+    """Session dates, both ends included."""
 
-    symbols: Symbols = Field(description="The universe, in order.")
     start: date = Field(description="First session date, included.")
     end: date = Field(description="Last session date, included.")
-    test_from: date | None = Field(None, description="First session of the test blocks. Empty: the last three tenths.")
 
     @model_validator(mode="after")
     def _in_order(self):
         if self.end < self.start:
             raise ValueError(f"the range {self.start} .. {self.end} ends before it starts")
         return self
+
+
+class RangeParameters(DayRange):
+    """Which stored sessions."""
+
+    symbols: Symbols = Field(description="The universe, in order.")
+    test_from: date | None = Field(default=None, description="First session of the test blocks. Empty: the last three tenths.")
 
 
 class TrainParameters(RangeParameters, ModelParameters):
@@ -55,16 +62,27 @@ class NightlyParameters(ModelParameters):
     """A training run over the latest stored sessions, as of the day for which the run was scheduled."""
 
     symbols: Symbols = Field(description="The universe, in order.")
-    lookback_sessions: int = Field(20, ge=1, le=2000, description="How many stored sessions, up to the scheduled date, to train on.")
+    lookback_sessions: int = Field(
+        default=20, ge=1, le=2000, description="How many stored sessions, up to the scheduled date, to train on."
+    )
+
+
+class PredictParameters(DayRange):
+    """A release over a range of session dates."""
+
+    release: str = Field(
+        default="champion", min_length=6, max_length=64, description="champion, challenger, or the first digits of a release."
+    )
+    symbols: Symbols | None = Field(default=None, description="Whose rows to keep. Empty: every symbol that the release knows.")
 
 
 class SeedParameters(Parameters):
     """A simulated market with known truth, stored like any other."""
 
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
     symbols: Symbols = Field(default=["AAA", "BBB", "CCC"], description="Names of the simulated instruments.")
-    sessions: int = Field(2, ge=1, le=250)
-    session_minutes: int = Field(180, ge=10, le=720)
+    sessions: int = Field(default=2, ge=1, le=250)
+    session_minutes: int = Field(default=180, ge=10, le=720)
 
 
 class IngestParameters(Parameters):

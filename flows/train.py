@@ -14,26 +14,32 @@ from tasks.dataset import Dataset, build_session, select_data
 from tasks.fit import Fits, fit
 from tasks.ingest import find_truth
 from tasks.judge import assemble, fit_heads, judge
+from tasks.record import record_run
 from tasks.release import register, write_release
+from tasks.runs import Run, going_on
 from tasks.torch_process import TORCH, torch_process
 from tasks.track import track
+
+WORKERS = 10
+"""Threads for tasks: up to eight wait for the torch process, two compute."""
 
 CHAINED = ("hmm",)
 """Kinds whose fit keeps the order of hidden states of the fold before."""
 
 
-@flow(name="train", task_runner=ThreadPoolTaskRunner(max_workers=3), validate_parameters=True)
-def train(params: TrainParameters) -> dict[str, Any]:
+@flow(name="train", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))  # pyright: ignore[reportCallIssue, reportArgumentType]
+def train(params: TrainParameters) -> Run:
     """Train, judge and release every model on a range of stored sessions.
 
     Args:
         params: The range, the models, the seed.
     """
-    dataset = select_data(params.symbols, params.start, params.end, params.test_from, params.latency_ms)
-    return run_dag("train", dataset, params)
+    with going_on():
+        dataset = select_data(params.symbols, params.start, params.end, params.test_from, params.latency_ms)
+        return run_dag("train", dataset, params)
 
 
-def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> dict[str, Any]:
+def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
     """Steps in the order of the README's drawing. Called by a flow, in its run."""
     kinds = needed(params.models or ["prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "ensemble"])
     with torch_process(any(kind in TORCH for kind in kinds)):
@@ -45,7 +51,8 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> dict[str, A
     release = write_release(dataset, fits, heads, plan, judged)
     run = track(name, params.model_dump(mode="json"), dataset, built, fits, judged, release)
     version = register(release, run)
-    return {"judged": judged, "release": release, "run": run, "version": version}
+    steps = [*built.values(), heads, plan, judged]
+    return record_run(name, params.model_dump(mode="json"), dataset, steps, fits, judged, release, run, version)
 
 
 def build(dataset: Dataset) -> dict:

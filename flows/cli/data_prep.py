@@ -11,6 +11,7 @@ def data_prep(symbols: Symbols, start: Start, end: End, test_from: TestFrom = No
     Example: cift data-prep --symbols AAPL,AMZN,GOOG --start 2012-06-21 --end 2012-06-21
     """
     from flows.cli.options import day, parameters, split
+    from flows.cli.stored import refuse_absent
     from flows.cli.terminal import watching
     from flows.parameters import RangeParameters
 
@@ -21,6 +22,7 @@ def data_prep(symbols: Symbols, start: Start, end: End, test_from: TestFrom = No
         end=day(end, "--end"),
         test_from=day(test_from, "--test-from") if test_from else None,
     )
+    refuse_absent(params.symbols, params.start, params.end)
     with watching("Features and labels"):
         from flows.data_prep import data_prep as flow
 

@@ -19,7 +19,7 @@ def demo() -> None:
         from flows.train import train
 
         stored = seed(SeedParameters())
-        days = {"start": date.fromisoformat(stored["start"]), "end": date.fromisoformat(stored["end"])}
-        result = train(TrainParameters(symbols=stored["symbols"], **days))
-    show(result)
+        start, end = date.fromisoformat(stored["start"]), date.fromisoformat(stored["end"])
+        run = train(TrainParameters(symbols=stored["symbols"], start=start, end=end))
+    show(run)
     next_commands(stored)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tasks.runs import Run
 
 
-def show(result: dict[str, Any]) -> None:
+def show(run: Run) -> None:
     """Print the result of a training run."""
     import orjson
     from rich.console import Console
     from rich.table import Table
 
+    from cift_models.errors import NotStored
     from cift_models.evaluation.report import table_for_terminal
+    from tasks.runs import judged_step
 
-    console = Console()
-    judged = result["judged"]
+    # Where the output is not a terminal, a table of twelve columns is still a table.
+    console = Console() if Console().is_terminal else Console(width=150)
+    judged = judged_step(run)
+    if judged is None:
+        raise NotStored(f"The metrics of run {run.number} are not there any more.", hint="`cift clean` removed them; train again.")
     metrics = orjson.loads((judged.directory / "metrics.json").read_bytes())
     for symbol in metrics["symbols"]:
         header, *rows = table_for_terminal(metrics, symbol)
@@ -36,8 +44,8 @@ def show(result: dict[str, Any]) -> None:
         console.print("Leak alarms: silent.")
     print(f"Report:   {judged.directory / 'report.html'}")
     print(f"Metrics:  {judged.directory / 'metrics.json'}")
-    print(f"Release:  {result['release'].sha256} (challenger)")
-    print(f"MLflow:   run {result['run']['run_id']}, model cift version {result['version']}")
+    print(f"Release:  {run.release}")
+    print(f"MLflow:   run {run.mlflow_run}, model cift version {run.version}")
 
 
 def _text(value: float | str) -> str:

@@ -28,6 +28,7 @@ def train(
     """
     from flows.cli.options import day, parameters, split
     from flows.cli.result import show
+    from flows.cli.stored import refuse_absent
     from flows.cli.terminal import watching
     from flows.parameters import TrainParameters
 
@@ -42,8 +43,9 @@ def train(
         seed=seed,
         latency_ms=latency_ms,
     )
+    refuse_absent(params.symbols, params.start, params.end)
     with watching(f"Training on {', '.join(params.symbols)}, {start} .. {end}"):
         from flows.train import train as flow
 
-        result = flow(params)
-    show(result)
+        run = flow(params)
+    show(run)

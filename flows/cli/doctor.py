@@ -1,0 +1,50 @@
+"""`cift doctor`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from flows.cli.options import Json
+
+
+def doctor(json: Json = False) -> None:
+    """Check the installation, the settings, the stores and what is served; print every setting with its meaning.
+
+    Exit 0 where nothing is wrong (an empty home with no server is fine), 1 where something is. Nothing is changed.
+
+    Example: cift doctor --json
+    """
+    from flows.cli import checks
+
+    report = checks.examine()
+    if json:
+        import orjson
+
+        print(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print(report)
+    if report["problems"]:
+        raise typer.Exit(1)
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(f"Python {report['python']} on {report['machine']}, {report['cores']} cores; cift from {report['code']}")
+    print("\nInstalled")
+    for one in report["packages"]:
+        print(f"  {one['name']:<20} {one['version'] or 'not installed':<14} {one['note']}".rstrip())
+    print("\nSettings")
+    for one in report["settings"]:
+        print(f"  {one['name']:<26} {one['value']:<30} {one['meaning']}")
+    print("\nStores and servers")
+    for one in report["stores"]:
+        print(f"  {one['role']:<16} {one['where']:<50} {one['state']}")
+    print("\nServed")
+    print(f"  {report['served']}")
+    print()
+    for problem in report["problems"]:
+        print(f"Problem: {problem['what']}")
+        print(f"         {problem['do']}")
+    if not report["problems"]:
+        print("Nothing is wrong.")

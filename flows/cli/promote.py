@@ -1,0 +1,23 @@
+"""`cift promote`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def promote(
+    release: Annotated[str, typer.Argument(help="challenger, or the first digits of a release.")],
+    force: Annotated[str | None, typer.Option(help="Why, where no verdict promotes it: recorded with what is served.")] = None,
+) -> None:
+    """Serve a release: a running service swaps to it within a second, and MLflow's alias champion follows.
+
+    What is served moves by compare-and-set: of two people who promote at once, one is told to look again.
+
+    Example: cift promote challenger --force "first release, report read"
+    """
+    from flows.cli.served import say
+    from tasks.release import promote as move
+
+    say(move(release, force))

@@ -1,0 +1,130 @@
+"""`cift status`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.cli.options import Json
+
+SHOWN = 5
+"""Runs and releases that are listed; --json lists all."""
+
+
+def status(json: Json = False) -> None:
+    """Show what is stored, what ran, what is served and what the last run found. Nothing is computed, and nothing needs a server.
+
+    Example: cift status --json
+    """
+    found = look()
+    if json:
+        import orjson
+
+        print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
+        return
+    print(f"Home        {found['home']}")
+    _say("Stored", [f"{one['symbol']}: {_days(one)}, {one['rows']:,} book rows" for one in found["stored"]])
+    _say("Runs", [_run(run) for run in found["runs"][-SHOWN:]], len(found["runs"]))
+    _say("Releases", [_release(one, found) for one in found["releases"][-SHOWN:]], len(found["releases"]))
+    champion = found["champion"]
+    _say(
+        "Champion",
+        [f"{champion['release'][:12]} since {champion['since']} ({_age(champion['age_s'])}): {champion['note']}"] if champion else [],
+    )
+    _say("Challenger", [found["challenger"][:12]] if found["challenger"] else [])
+    _say("Last run", [f"{line['symbol']}: {line['text']}" for line in found["verdicts"]])
+    alarms = found["alarms"]
+    _say("Alarms", ["silent"] if alarms == [] else [f"{a['symbol']} {a['model']}: {a['text']}" for a in alarms or []])
+
+
+def look() -> dict[str, Any]:
+    """Everything that `cift status` shows, as JSON values."""
+    import time
+    from datetime import UTC, datetime
+
+    import orjson
+
+    from cift_models.evaluation.report import verdicts
+    from cift_models.settings import get_settings
+    from cift_models.stores.releases import SERVED, Releases
+    from tasks.runs import all_runs
+
+    home = get_settings().home
+    releases = Releases(home)
+    served = releases.served()
+    champion = None
+    if served:
+        moved = (home / SERVED).stat().st_mtime
+        champion = {
+            "release": served.release,
+            "sequence": served.sequence,
+            "note": served.history[-1].note,
+            "since": datetime.fromtimestamp(moved, UTC).isoformat(timespec="seconds"),
+            "age_s": round(time.time() - moved, 1),
+            "history": [move.model_dump() for move in served.history],
+        }
+    runs = [run.model_dump(mode="json") for run in all_runs()]
+    metrics = None
+    if runs and (path := home / runs[-1]["judged"] / "metrics.json").is_file():
+        metrics = orjson.loads(path.read_bytes())
+    return {
+        "home": str(home),
+        "stored": _stored(home),
+        "runs": runs,
+        "releases": [
+            {"release": ref.sha256, "written": datetime.fromtimestamp((home / ref.key).stat().st_mtime, UTC).isoformat(timespec="seconds")}
+            for ref in releases.all()
+        ],
+        "champion": champion,
+        "challenger": releases.challenger(),
+        "verdicts": [{"symbol": v.symbol, "tone": v.tone, "text": v.text} for v in verdicts(metrics)] if metrics else [],
+        "alarms": metrics["alarms"] if metrics else None,
+    }
+
+
+def _stored(home: Any) -> list[dict[str, Any]]:
+    """Symbols with their book's days; the manifests alone are read."""
+    from cift_models.stores import lake
+
+    by_symbol: dict[str, dict[str, Any]] = {}
+    for key in lake.find_manifests(home, "lake/book", "*/*"):
+        _, _, symbol, day = key.split("/")
+        ref, manifest = lake.read_manifest(home, key)
+        one = by_symbol.setdefault(
+            symbol,
+            {"symbol": symbol, "first": int(day), "last": int(day), "sessions": 0, "rows": 0, "feed": manifest["source"].get("feed")},
+        )
+        one["last"] = int(day)
+        one["sessions"] += 1
+        one["rows"] += ref.rows
+    return list(by_symbol.values())
+
+
+def _say(title: str, lines: list[str], total: int = 0) -> None:
+    more = f" (the last {len(lines)} of {total})" if total > len(lines) else ""
+    print(f"{title:<11} {lines[0] if lines else 'none'}{more}")
+    for line in lines[1:]:
+        print(f"{'':<11} {line}")
+
+
+def _days(one: dict[str, Any]) -> str:
+    text = f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} .. {one['last']}"
+    return f"{text} ({one['sessions']} sessions, {one['feed'] or 'unknown feed'})"
+
+
+def _run(run: dict[str, Any]) -> str:
+    days = f"{run['days'][0]} .. {run['days'][-1]}"
+    return f"{run['number']} {run['flow']}: {', '.join(run['symbols'])}, {days}, finished {run['finished']}, release {run['release'][:12]}"
+
+
+def _release(one: dict[str, Any], found: dict[str, Any]) -> str:
+    champion = found["champion"]["release"] if found["champion"] else None
+    roles = [name for name, of in (("champion", champion), ("challenger", found["challenger"])) if of == one["release"]]
+    return f"{one['release'][:12]} written {one['written']}{f' ({chr(44).join(roles)})' if roles else ''}"
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            n = int(seconds // size)
+            return f"{n} {unit}{'s' if n > 1 else ''}"
+    return f"{int(seconds)} s"
