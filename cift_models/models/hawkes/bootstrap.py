@@ -42,8 +42,8 @@ def bootstrap_branching(fit: HawkesFit, n: int = 100, seed: int = 0, level: floa
     With b the refits' mean less the estimate and s their standard deviation: estimate - b -+ (z s + |b|), cut at 0. Weights on the boundary
     make the estimate too high by about half a standard error, and make b itself uncertain (Andrews 2000), so the interval takes b off and
     then covers from no correction to a double one (Armstrong and Kolesar 2020 for the idea). On the market
-    of tests/unit/test_hawkes_recovery.py (two hours, 5,000 arrivals, n(60 s) = .6), seeds 0-119, it covers 95.0 %, reflected quantiles of the
-    refits 86.7 %, plain ones 87.5 %; its mean width is .092, theirs .074.
+    of tests/unit/test_hawkes_recovery.py (two hours, 5,000 arrivals, n(60 s) = .6), seeds 0-119, it covers 95.0 %, reflected quantiles
+    of the refits 86.7 %, plain ones 87.5 %; its mean width is .092, theirs .074.
     It says nothing of a wrong model: `sensitivity_table` does. n warm fits.
     """
     estimate = fit.parameters.branching_ratio(within_s)
