@@ -55,6 +55,15 @@ class Journal:
         self.generation = 0
         self._head = MAGIC + hashlib.sha256(canonical_json(universe.as_json())).digest()
         self._lock = _lock(path.with_suffix(".lock"))
+        try:
+            self._open(self._whole())
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _whole(self) -> int:
+        """See that there is a file of this universe; the byte after its last whole record."""
+        path = self.path
         if path.exists() and path.stat().st_size >= START:
             with open(path, "rb") as file:
                 head = file.read(START)
@@ -64,10 +73,7 @@ class Journal:
                 path.replace(aside)
         if not path.exists() or path.stat().st_size < START:
             write_atomic(path, self._head)
-        end = START
-        for _, payload in _records(path, START):
-            end += RECORD.size + len(payload)
-        self._open(end)
+        return START + sum(RECORD.size + len(payload) for _, payload in _records(path, START))
 
     def _open(self, end: int) -> None:
         self._file = os.open(self.path, os.O_RDWR)

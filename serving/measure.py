@@ -10,8 +10,8 @@ REFUSED = Counter("cift_refused_messages", "Messages that were refused.")
 INSTANTS = Counter("cift_instants", "Instants that were decided.")
 SWAPS = Counter("cift_swaps", "Releases that took over while the service ran.")
 SWAP_FAILURES = Counter("cift_swap_failures", "Releases that were to take over and could not.")
-WATERMARK = Gauge("cift_watermark_seconds", "Time that the stream has reached.")
-MIRROR_FAILED = Gauge("cift_mirror_failures", "Writes that the online store did not take.")
+WATERMARK = Gauge("cift_watermark_seconds", "Time that the stream has reached.", multiprocess_mode="livesum")
+MIRROR_FAILED = Gauge("cift_mirror_failures", "Writes that the online store did not take.", multiprocess_mode="livesum")
 STEP = Histogram(
     "cift_step_seconds",
     "One step of the live path: events in, decisions encoded.",

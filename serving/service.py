@@ -162,8 +162,6 @@ class Cift:
         seen = self.live.speaker.standing.sequence
         while True:
             await asyncio.sleep(POLL_S)
-            measure.WATERMARK.set(self.live.engine.watermark / 1e9)
-            measure.MIRROR_FAILED.set(self.mirror.failed)
             try:
                 served = self.releases.served()
                 if served is None or served.sequence == seen:

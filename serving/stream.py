@@ -73,6 +73,8 @@ async def _take(socket: WebSocket, live: Live, mirror: Mirror, message: wire.Mes
         measure.INSTANTS.inc(live.instants - instants)
     measure.EVENTS.inc(live.events - events)
     measure.LATE.inc(live.late - late)
+    measure.WATERMARK.set(live.engine.watermark / 1e9)
+    measure.MIRROR_FAILED.set(mirror.failed)
     if gone is not None:
         raise gone
 

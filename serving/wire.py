@@ -171,7 +171,7 @@ def read_events(rows: Any, universe: Universe) -> Events:
 
 
 def _books(out: Events, rows: list[dict[str, Any]], where: list[int]) -> None:
-    """Fill the books of the events `where`; refuse what no book is: an empty level before a full one, levels out of order, a crossed book."""
+    """Fill the books of the events `where`; refuse what no book is: an empty level before a full one, levels out of order, crossed."""
     if not rows:
         return
     levels = out.levels
@@ -182,9 +182,7 @@ def _books(out: Events, rows: list[dict[str, Any]], where: list[int]) -> None:
         for i, row in zip(where, rows, strict=True):
             price, size = row.get(f"{name}_px"), row.get(f"{name}_sz")
             if type(price) is not list or type(size) is not list or not len(price) == len(size) <= levels:
-                raise InputError(
-                    f"event {i}: {name}_px and {name}_sz are not two lists of one length.", hint=f"Send up to {levels} levels."
-                )
+                raise InputError(f"event {i}: {name}_px and {name}_sz are not lists of one length.", hint=f"Send up to {levels} levels.")
             depths.append(len(price))
             prices += price
             sizes += size
