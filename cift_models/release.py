@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cift_models.engine import Pipeline
-from cift_models.errors import InputError, ReleaseError
+from cift_models.errors import CiftError, InputError, ReleaseError
 from cift_models.features import FeatureSet
 from cift_models.files import canonical_json, fsync, safe_join, sha256_bytes
 from cift_models.instruments import Universe
@@ -72,7 +72,8 @@ def write(
 ) -> Path:
     """Write a release below `root` and return its directory, named by its manifest's sha256.
 
-    `max_train_t1` gives each kind's, and under "rule" the threshold's. The same content gives the same name; an existing one is kept.
+    `max_train_t1` gives each kind's, and under "rule" the threshold's. The same content gives the same name: an existing one is kept,
+    a damaged one is replaced.
     """
     root.mkdir(parents=True, exist_ok=True)
     room = Path(tempfile.mkdtemp(prefix=".writing.", dir=root))
@@ -106,12 +107,23 @@ def write(
         for path in room.rglob("*"):
             fsync(path)
         target = root / sha256_bytes(raw)
+        if target.exists() and not _is_whole(target):
+            shutil.rmtree(target)
         if not target.exists():
+            room.chmod(0o755)
             room.rename(target)
             fsync(root)
         return target
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def _is_whole(directory: Path) -> bool:
+    try:
+        verify(directory)
+    except ReleaseError:
+        return False
+    return True
 
 
 def verify(directory: Path) -> Manifest:
@@ -140,7 +152,12 @@ def _read(directory: Path) -> tuple[Manifest, dict[str, bytes]]:
         raise ReleaseError(
             f"The manifest of {name[:12]} is not one this version reads: {error.errors()[0]['msg']}.", hint="Train a new release."
         ) from error
-    found = {str(p.relative_to(directory)) for p in directory.rglob("*") if not p.is_dir() or p.is_symlink()} - {MANIFEST}
+    inside = {str(p.relative_to(directory)): p for p in directory.rglob("*")}
+    if links := sorted(relative for relative, p in inside.items() if p.is_symlink()):
+        raise ReleaseError(
+            f"The release {name[:12]} holds {links[0]}, which is a link and not a regular file.", hint="Put the file itself there."
+        )
+    found = {relative for relative, p in inside.items() if not p.is_dir()} - {MANIFEST}
     if extra := sorted(found - set(manifest.files)):
         raise ReleaseError(
             f"The release {name[:12]} holds {extra[0]}, which its manifest does not list.", hint="Remove it: unlisted files are refused."
@@ -175,17 +192,41 @@ def _bytes(path: Path) -> bytes:
 
 
 def load(directory: Path) -> tuple[Pipeline, Manifest]:
-    """A verified release as a pipeline, ready for an Engine. Parses only bytes that were verified; executes nothing."""
+    """A verified release as a pipeline, ready for an Engine. Parses only bytes that were verified; executes nothing.
+
+    Raises ReleaseError, also for verified bytes that are no release: a manifest that its files or this version of the code contradict.
+    """
+    manifest, content = _read(directory)
+    try:
+        return _built(manifest, content), manifest
+    except CiftError:
+        raise
+    except Exception as error:  # whatever a parser says of nonsense
+        said = (str(error).splitlines() or [""])[0]
+        raise ReleaseError(
+            f"The release {Path(directory).resolve().name[:12]} cannot be built: {type(error).__name__}: {said[:200]}.",
+            hint="Its bytes are those of its manifest: it was written wrong, or by another version. Train a new release.",
+        ) from error
+
+
+def _built(manifest: Manifest, content: dict[str, bytes]) -> Pipeline:
+    """The pipeline of a manifest and its files' bytes."""
     from cift_models.models import model_class
     from cift_models.models.head import Head
     from cift_models.signals import SignalRule
 
-    manifest, content = _read(directory)
     if manifest.format != FORMAT:
         raise ReleaseError(f"The release has format {manifest.format}; this version reads {FORMAT}.", hint="Train a new release.")
     features = FeatureSet.from_json(manifest.features)
     if features.schema_hash != manifest.feature_hash:
         raise ReleaseError("The release was trained on another feature set than this version makes.", hint="Train a new release.")
+    kinds = [entry.kind for entry in manifest.models]
+    if stray := sorted({*manifest.heads} - {*kinds}) or sorted(
+        relative
+        for relative in content
+        if not relative.startswith((*(f"models/{kind}/" for kind in kinds), *(f"heads/{kind}/" for kind in manifest.heads)))
+    ):
+        raise ReleaseError(f"The release holds {stray[0]}, which belongs to none of its models.", hint="Train a new release.")
     # The models read files; give them a private copy of the verified bytes, so that nothing can change between check and parse.
     with tempfile.TemporaryDirectory(prefix="cift-release-") as private:
         for relative, data in content.items():
@@ -199,4 +240,4 @@ def load(directory: Path) -> tuple[Pipeline, Manifest]:
             raise ReleaseError(
                 f"{entry.kind} says {models[entry.kind].outputs}, its manifest {entry.outputs}.", hint="Train a new release."
             )
-    return Pipeline(Universe.from_json(manifest.universe), features, models, heads, SignalRule(**manifest.rule), manifest.decides), manifest
+    return Pipeline(Universe.from_json(manifest.universe), features, models, heads, SignalRule(**manifest.rule), manifest.decides)
