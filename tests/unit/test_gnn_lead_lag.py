@@ -99,7 +99,7 @@ def test_same_seed_same_answer():
     np.testing.assert_array_equal(a.t, b.t)
 
 
-NOTHING = {"none": [], "one": [np.ones((500, 1))], "still": [np.zeros((2_000, 3))], "short": [np.ones((10, 3))]}
+NOTHING = {"none": [], "one": [np.ones((500, 1))], "still": [np.zeros((2_000, 3))], "short": [np.ones((10, 3))], "empty": [np.ones((0, 3))]}
 
 
 @pytest.mark.parametrize("series", NOTHING.values(), ids=NOTHING)
@@ -107,6 +107,7 @@ def test_nothing_to_search_is_no_edge(series):
     found = find(series)
     assert found.edges == ()
     assert found.statistic == 0
+    assert found.t.shape == 2 * (series[0].shape[1] if series else 0,) + (12,)
 
 
 def test_a_series_that_never_moves_is_no_neighbour():

@@ -18,7 +18,7 @@ from tests.gnn_panels import silent_panels
 from tests.panels import toy_panel
 
 pytestmark = pytest.mark.torch
-QUICK = LeadLagConfig(rounds=2, round_steps=2, shifts=40, heads=2, channels=4)
+QUICK = LeadLagConfig(epochs=2, epoch_steps=2, shifts=40, heads=2, channels=4)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,15 @@ def test_a_fit_sees_labelled_rows_only():
     other.base["hawkes"][250:260, 0] = np.nan
     a, b = (LeadLagGNN.fit(QUICK, [p], [], FitContext())[0] for p in (panel, other))
     assert all(np.array_equal(x, y) for x, y in zip(a.weights, b.weights, strict=True))
+
+
+def test_prior_and_facts_end_with_the_labels():
+    """Moves after the last label are another time's: the prior does not change with them, and max_train_t1 says so."""
+    panel = toy_panel(seed=0)
+    panel.rows[200:] = False
+    reports = [LeadLagGNN.fit(QUICK, [p], [], FitContext())[1] for p in (panel, panel.until(250))]
+    assert reports[0].facts == reports[1].facts
+    assert reports[0].facts["max_train_t1"] == panel.label_end[199]
 
 
 def test_one_symbol_trains_and_hears_itself():

@@ -19,8 +19,8 @@ class LeadLagConfig(Config):
                    average where the edge alone is worth .0151), two of 8 miss it on one (.0114), one of 8 on three (.0048)
     clip           features are clipped at this many train standard deviations
     absent_share   share of training graphs in which each node sees itself alone, so that absence is nothing new
-    rounds, round_steps, patience   a fit takes at most `rounds` times `round_steps` steps of the optimiser, whatever the rows, and
-                   stops after `patience` rounds without a better loss on the judged rows
+    epochs, epoch_steps, patience   a fit takes at most `epochs` times `epoch_steps` steps of the optimiser, whatever the rows, and
+                   stops after `patience` epochs without a better loss on the judged rows
     batch, learning_rate, weight_decay   instants in a step; AdamW
     max_rows       the most recent decision rows that a fit looks at
     max_bins       the most recent bins that the prior looks at
@@ -34,8 +34,8 @@ class LeadLagConfig(Config):
     channels: int = Field(4, ge=1)
     clip: float = Field(5.0, gt=0)
     absent_share: float = Field(0.2, ge=0, lt=1)
-    rounds: int = Field(20, ge=1)
-    round_steps: int = Field(25, ge=1)
+    epochs: int = Field(20, ge=1)
+    epoch_steps: int = Field(25, ge=1)
     patience: int = Field(5, ge=1)
     batch: int = Field(512, ge=1)
     learning_rate: float = Field(1e-2, gt=0)

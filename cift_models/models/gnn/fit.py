@@ -51,11 +51,11 @@ def fit_parts(config: LeadLagConfig, training: Sequence[Panel], valid: Sequence[
         learn, judge = rows, gather(valid, config, base_weights)[0]
     else:
         learn, judge = split(rows, JUDGED_SHARE)
-        if len(judge):
-            moves = [m.until(int(judge.as_of[0]), config.bin_ns) for m in moves]
+    # A panel may go on after its last label: what the prior saw there would be younger than the fit's max_train_t1.
+    taught = int(learn.label_end.max()) if len(learn) else 0
     horizon = horizon_bins(rows, config)
     prior = search(
-        [m.moves for m in moves], config.bucket_bins[-1] + horizon,
+        [m.until(taught, config.bin_ns).moves for m in moves], config.bucket_bins[-1] + horizon,
         bin_ns=config.bin_ns, shifts=config.shifts, level=config.level, seed=ctx.seed, max_bins=config.max_bins,
     )  # fmt: skip
     tied = graph(prior, config.bucket_bins, horizon, config.neighbours)
@@ -69,6 +69,7 @@ def fit_parts(config: LeadLagConfig, training: Sequence[Panel], valid: Sequence[
     facts = report_facts(symbols, config, base_weights, judge, prior, attention, opened)
     facts["gain_with_neighbours"] = gains(judge, f * opened.share * scale.unit, symbols)
     facts["gain_without_neighbours"] = gains(judge, alone * shut.share * scale.unit, symbols)
+    facts["max_train_t1"] = max(taught, int(judge.label_end.max()) if len(judge) else 0) or None
     weights = exported(trained.net, tied, scale.center, scale.scale, opened.share * scale.unit)
     report = FitReport(trained.status, int(learn.label.sum()), trained.curves, facts)
     return Parts(symbols, base_weights, weights, report)
@@ -84,7 +85,7 @@ def horizon_bins(rows: Rows, config: LeadLagConfig) -> int:
 def gains(rows: Rows, added: NDArray[np.float64], symbols: tuple[str, ...]) -> dict[str, Any]:
     """R2 against zero that `added` (bps) puts on top of the base, by symbol, with its standard error over 60-s blocks; None without rows.
 
-    Measured on the rows that chose round and gate: optimistic, to be read beside the other, and not as a score.
+    Measured on the rows that chose epoch and gate: optimistic, to be read beside the other, and not as a score.
     """
     out: dict[str, Any] = {}
     for s, symbol in enumerate(symbols):

@@ -178,8 +178,8 @@ def search(
     """
     from scipy import fft
 
-    parts = most_recent(parts, max_bins)
     assets = parts[0].shape[1] if parts else 0
+    parts = most_recent(parts, max_bins)
     empty = np.zeros((assets, assets, max_lag))
     n_bins = sum(len(p) for p in parts)
     n = fft.next_fast_len(sum(len(p) + max_lag for p in parts), real=True) if parts else 0

@@ -35,7 +35,7 @@ def network(config: LeadLagConfig, attributes: int) -> torch.nn.ModuleDict:
     )  # fmt: skip
     with torch.no_grad():
         # Attention starts where the prior points: the last attribute, its strength, raises every term of the score. From an even start a
-        # loud edge (R2 .08) in one hour of data was not found in 100 steps; from here it is found in the first rounds.
+        # loud edge (R2 .08) in one hour of data was not found in 100 steps; from here it is found in the first epochs.
         conv.lin_edge.weight[:, -1] = conv.att.reshape(-1).sign()
     readout = torch.nn.Linear(config.heads * config.channels, 1, bias=False)
     torch.nn.init.zeros_(readout.weight)

@@ -32,7 +32,7 @@ class Scaling(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """net; status as in FitReport; loss of training and judged rows by round, as shares of the base's."""
+    """net; status as in FitReport; loss of training and judged rows by epoch, as shares of the base's."""
 
     net: torch.nn.ModuleDict
     status: str
@@ -94,15 +94,15 @@ def _descend(
     )
     draws = torch.Generator().manual_seed(ctx.seed)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.rounds * config.round_steps)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * config.epoch_steps)
     curves: dict[str, list[float]] = {"train": [], "valid": []}
-    best, best_loss, best_round = {k: v.clone() for k, v in net.state_dict().items()}, 1.0, 0
+    best, best_loss, best_epoch = {k: v.clone() for k, v in net.state_dict().items()}, 1.0, 0
     if not learn.label.any() or not judge.label.any():
         return Trained(net, "converged", curves)
     order, at = torch.randperm(len(learn), generator=draws), 0
-    for turn in range(config.rounds):
+    for epoch in range(config.epochs):
         total, labels = 0.0, 0
-        for _ in range(config.round_steps):
+        for _ in range(config.epoch_steps):
             if at >= len(order):
                 order, at = torch.randperm(len(learn), generator=draws), 0
             rows = order[at : at + config.batch].to(ctx.device)
@@ -120,13 +120,13 @@ def _descend(
         judged = evaluate(net, config, graph, judge, scale, ctx.device)
         curves["train"].append(total / max(labels, 1))
         curves["valid"].append(loss_share(judged, scaled_target(judge, scale), judge.label))
-        ctx.progress("gnn", (turn + 1) / config.rounds)
+        ctx.progress("gnn", (epoch + 1) / config.epochs)
         if not np.isfinite(curves["train"][-1] + curves["valid"][-1]):
             net.load_state_dict(best)
             return Trained(net, "diverged", {k: [v for v in c if np.isfinite(v)] for k, c in curves.items()})
         if curves["valid"][-1] < best_loss:
-            best, best_loss, best_round = {k: v.clone() for k, v in net.state_dict().items()}, curves["valid"][-1], turn
-        elif turn - best_round >= config.patience:
+            best, best_loss, best_epoch = {k: v.clone() for k, v in net.state_dict().items()}, curves["valid"][-1], epoch
+        elif epoch - best_epoch >= config.patience:
             net.load_state_dict(best)
             return Trained(net, "converged", curves)
     net.load_state_dict(best)
