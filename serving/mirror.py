@@ -74,7 +74,6 @@ class Mirror:
                     log.warning("the online store did not take %s: %s", symbol, error)
             if unwritten:
                 with self._lock:
-                    self._waiting = unwritten | self._waiting
-                    if self._stopped:
-                        return
-                    self._lock.wait(self._retry_s)
+                    if not self._stopped:
+                        self._waiting = unwritten | self._waiting
+                        self._lock.wait(self._retry_s)
