@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,6 +218,26 @@ def test_save_and_load(tmp_path):
     again.save(tmp_path / "b")
     for name in ("config.json", "weights.safetensors"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from cift_models.models.transformer import OrderFlowTransformer
+from tests.panels import toy_panel
+
+model, panel = OrderFlowTransformer.load(Path(sys.argv[1])), toy_panel(0, steps=40)
+model.predict(panel)
+model.update(model.start(), panel.step(30))
+assert not {"torch", "pytorch_lightning", "polars"} & sys.modules.keys()
+"""
+
+
+def test_serving_needs_no_torch(tmp_path):
+    panel = toy_panel(0)
+    model_of([random_network(TINY, Channels.of(panel.features))], panel, TINY).save(tmp_path)
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", SERVE, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(root)}, cwd=root, check=True)
 
 
 def test_load_refuses_nonsense(tmp_path):

@@ -150,10 +150,10 @@ def test_killed_and_resumed_ends_in_the_same_weights(tmp_path, epoch):
             raise KilledError
 
     with pytest.raises(KilledError):
-        OrderFlowTransformer.fit(TINY, train, [], FitContext(seed=5, workdir=tmp_path, progress=kill))
+        OrderFlowTransformer.fit(TINY, train, [], FitContext(seed=5, workdir=tmp_path / "new", progress=kill))
     epochs = []
     resumed, again = OrderFlowTransformer.fit(
-        TINY, train, [], FitContext(seed=5, workdir=tmp_path, progress=lambda what, share: epochs.append(share * TINY.epochs))
+        TINY, train, [], FitContext(seed=5, workdir=tmp_path / "new", progress=lambda what, share: epochs.append(share * TINY.epochs))
     )
     assert epochs == [float(e) for e in range(epoch + 1, TINY.epochs + 1)]
     assert same(whole, resumed) and report.curves == again.curves

@@ -135,6 +135,8 @@ def build(
     centre, scale = moments.centre_and_scale()
     size_bps = residual_size(count, square)
 
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     parts: list[tuple[NDArray, ...]] = []
     with tempfile.TemporaryFile(dir=folder) as file:
         for panel, is_valid in both(train, valid):

@@ -44,12 +44,17 @@ class Weights(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def add_product(x, matrix, out):
-    """out += x @ matrix."""
-    for i in range(matrix.shape[0]):
-        a = x[i]
-        row = matrix[i]
+    """out += x @ matrix, inputs in their order, four at a time so that `out` is read and written a quarter as often."""
+    inputs = matrix.shape[0]
+    whole = inputs - inputs % 4
+    for i in range(0, whole, 4):
+        a, b, c, d = x[i], x[i + 1], x[i + 2], x[i + 3]
         for j in range(matrix.shape[1]):
-            out[j] += a * row[j]
+            out[j] = (((out[j] + a * matrix[i, j]) + b * matrix[i + 1, j]) + c * matrix[i + 2, j]) + d * matrix[i + 3, j]
+    for i in range(whole, inputs):
+        a = x[i]
+        for j in range(matrix.shape[1]):
+            out[j] += a * matrix[i, j]
 
 
 @njit(cache=True, nogil=True)

@@ -152,14 +152,17 @@ class Fitting(lightning.LightningModule):
         at = self.at
         at.epoch += 1
         f, target, _ = self.judge(self.average)
-        at.train_loss.append(float(torch.stack(self.losses).mean()))
-        at.valid_loss.append(float(((f.sum(axis=0) - target) ** 2).mean()) if len(target) else 0.0)
+        train_loss = float(torch.stack(self.losses).mean())
+        valid_loss = float(((f.sum(axis=0) - target) ** 2).mean()) if len(target) else 0.0
         self.losses.clear()
-        if not (math.isfinite(at.train_loss[-1]) and math.isfinite(at.valid_loss[-1])):
+        if math.isfinite(train_loss + valid_loss):
+            at.train_loss.append(train_loss)
+            at.valid_loss.append(valid_loss)
+            if not len(target) or valid_loss < at.best_loss:
+                at.best_loss, at.best_epoch = valid_loss, at.epoch
+                self.best.load_state_dict(self.average.state_dict())
+        else:
             at.status = "diverged"
-        elif not len(target) or at.valid_loss[-1] < at.best_loss:
-            at.best_loss, at.best_epoch = at.valid_loss[-1], at.epoch
-            self.best.load_state_dict(self.average.state_dict())
         if at.status == "running" and (at.epoch == self.config.epochs or at.epoch - at.best_epoch >= self.config.patience):
             at.status = "converged"
         self.trainer.should_stop = at.status != "running"
