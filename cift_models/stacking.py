@@ -45,7 +45,7 @@ def needed(kinds: Sequence[str]) -> list[str]:
 
 
 def folds(kind: str, readers: Sequence[str]) -> tuple[Fold, ...]:
-    """The fits of a kind, in time order. `readers` are the kinds of the run: one that none of them reads is fitted only where heads learn."""
+    """The fits of a kind, in time order. `readers` are the kinds of the run: what none of them reads is fitted where heads learn only."""
     made = (level0_folds, level1_folds, level2_folds, level3_folds)[depth(kind)]()
     if any(kind in model_class(reader).needs for reader in readers):
         return made

@@ -14,7 +14,7 @@ from cift_models import ledger
 from cift_models.engine import Decisions, Pipeline, fold
 from cift_models.evaluation import metrics
 from cift_models.evaluation.planted import planted_against_found
-from cift_models.evaluation.report import Regimes, render
+from cift_models.evaluation.report import Kernels, LeadLag, Regimes, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
 from cift_models.files import canonical_json
 from cift_models.instruments import CALENDARS
@@ -174,6 +174,8 @@ def judge(
             zone=CALENDARS[pipeline.universe.instruments[0].calendar].zone,
             truth=found,
             regimes=regime_strips(pipeline, sessions, calendar, facts),
+            kernels=excitation_kernels(pipeline),
+            lead_lag=lead_lag(pipeline, facts),
             curves={kind: report["curves"] for kind, report in reports.items() if report["curves"]},
         )
         (room.out / "report.html").write_text(page, encoding="utf-8")
@@ -197,6 +199,31 @@ def regime_strips(pipeline: Pipeline, sessions: list[JudgedSession], calendar, f
         Regimes(symbol, one.panel.as_of[rows], one.decided.values["hmm"][rows, s], names)
         for s, symbol in enumerate(pipeline.universe.symbols)
     ]
+
+
+def excitation_kernels(pipeline: Pipeline) -> list[Kernels]:
+    """The fitted Hawkes kernels, a symbol each; those without excitation are left out."""
+    model = pipeline.models.get("hawkes")
+    if model is None:
+        return []
+    lag_s = np.geomspace(1e-3, 60, 60)
+    sides = ("buy", "sell")
+    out = []
+    for symbol in pipeline.universe.symbols:
+        kernel = model.parameters(symbol).kernel(lag_s)  # type: ignore[attr-defined]
+        if kernel.any():
+            curves = {f"{b} -> {a}": kernel[i, j] for i, a in enumerate(sides) for j, b in enumerate(sides)}
+            out.append(Kernels(symbol, lag_s, curves))
+    return out
+
+
+def lead_lag(pipeline: Pipeline, facts: dict[str, Any]) -> LeadLag | None:
+    """The statistical prior's matrix: partial correlation of i's move with j's past, at the lag that shows it best."""
+    prior = facts.get("gnn", {}).get("prior")
+    if prior is None or len(pipeline.universe) < 2:
+        return None
+    weight, low, high = (np.array(prior[name]).T for name in ("partial_correlation", "low", "high"))
+    return LeadLag(pipeline.universe.symbols, weight, low, high)
 
 
 def _ledger(pipeline: Pipeline, sessions: list[JudgedSession], calendar, max_train_t1: dict[str, int]):

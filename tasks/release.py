@@ -85,7 +85,7 @@ def signature(manifest: release.Manifest):
     from mlflow.types.schema import ColSpec, Schema
 
     levels = max(i["levels"] for i in manifest.universe)
-    columns = [ColSpec("long", name) for name in ("ts", "sequence", "kind", "side", "trade_px", "trade_sz")]
+    columns: list[Any] = [ColSpec("long", name) for name in ("ts", "sequence", "kind", "side", "trade_px", "trade_sz")]
     columns += [ColSpec("string", "symbol")]
     columns += [ColSpec("long", f"{name}_{level:02d}") for level in range(levels) for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")]
     return ModelSignature(Schema(columns))

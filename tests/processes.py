@@ -44,7 +44,13 @@ def serving(home: Path, release: str, timeout_s: float = 120) -> Iterator[str]:
     command = [sys.executable, "-m", "serving", "--release", release, "--port", str(port)]
     with open(log, "w") as file:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(home), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment(home),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
         until = time.monotonic() + timeout_s

@@ -90,7 +90,10 @@ def _grow(state: dict[str, NDArray]) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _fold(windows_ns, bid_px, bid_sz, ask_px, ask_sz, total, booked, ring_ts, ring, pushed, tail, ts, symbol, kind, side, trade_sz, ev_bid_px, ev_bid_sz, ev_ask_px, ev_ask_sz, offsets, as_of, x, at, tick_size, lot_scale, first):  # fmt: skip
+def _fold(
+    windows_ns, bid_px, bid_sz, ask_px, ask_sz, total, booked, ring_ts, ring, pushed, tail, ts, symbol, kind, side, trade_sz,
+    ev_bid_px, ev_bid_sz, ev_ask_px, ev_ask_sz, offsets, as_of, x, at, tick_size, lot_scale, first,
+):  # fmt: skip
     """Steps first.. until one whose events a ring cannot hold (returned, nothing of it applied) or the end (T returned)."""
     capacity = ring_ts.shape[1]
     levels = bid_px.shape[1]

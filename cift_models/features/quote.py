@@ -65,7 +65,10 @@ def fold(
 
 
 @njit(cache=True, nogil=True)
-def _fold(bid_px, bid_sz, ask_px, ask_sz, last_ts, halted, ts, symbol, kind, ev_bid_px, ev_bid_sz, ev_ask_px, ev_ask_sz, offsets, as_of, x, why, at, tick_size):  # fmt: skip
+def _fold(
+    bid_px, bid_sz, ask_px, ask_sz, last_ts, halted, ts, symbol, kind, ev_bid_px, ev_bid_sz, ev_ask_px, ev_ask_sz, offsets, as_of,
+    x, why, at, tick_size,
+):  # fmt: skip
     levels = ev_bid_px.shape[1]
     for t in range(len(as_of)):
         for i in range(offsets[t], offsets[t + 1]):

@@ -38,7 +38,9 @@ def trained(files, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(f"{symbol} 20120621" in done.stdout for symbol in SYMBOLS)
     command = [sys.executable, "-m", "flows.cli", *TRAIN]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     until = time.monotonic() + 240
     while len(list((home / "models/checkpoints").glob("gnn/*/step.json"))) < 1:
         assert process.poll() is None and time.monotonic() < until, "training ended before it could be killed"
