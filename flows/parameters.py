@@ -14,6 +14,9 @@ Kind = Literal[
 """A model's name, as in cift_models.models.REGISTRY (a test compares them)."""
 
 Symbol = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9._-]+$")]
+Day = Annotated[date, Field(json_schema_extra={"pattern": r"^\d{4}-\d{2}-\d{2}$"})]
+"""A session date. The server checks patterns and not formats: without one, "yesterday" would fail after the run has started."""
+
 Symbols = Annotated[list[Symbol], Field(min_length=1, max_length=500)]
 
 
@@ -37,8 +40,8 @@ class ModelParameters(Parameters):
 class DayRange(Parameters):
     """Session dates, both ends included."""
 
-    start: date = Field(description="First session date, included.")
-    end: date = Field(description="Last session date, included.")
+    start: Day = Field(description="First session date, included.")
+    end: Day = Field(description="Last session date, included.")
 
     @model_validator(mode="after")
     def _in_order(self):
@@ -51,7 +54,7 @@ class RangeParameters(DayRange):
     """Which stored sessions."""
 
     symbols: Symbols = Field(description="The universe, in order.")
-    test_from: date | None = Field(default=None, description="First session of the test blocks. Empty: the last three tenths.")
+    test_from: Day | None = Field(default=None, description="First session of the test blocks. Empty: the last three tenths.")
 
 
 class TrainParameters(RangeParameters, ModelParameters):
@@ -79,10 +82,10 @@ class PredictParameters(DayRange):
 class SeedParameters(Parameters):
     """A simulated market with known truth, stored like any other."""
 
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed gives the same market, byte for byte.")
     symbols: Symbols = Field(default=["AAA", "BBB", "CCC"], description="Names of the simulated instruments.")
-    sessions: int = Field(default=2, ge=1, le=250)
-    session_minutes: int = Field(default=180, ge=10, le=720)
+    sessions: int = Field(default=2, ge=1, le=250, description="Trading sessions, one a weekday from 2024-01-08 on.")
+    session_minutes: int = Field(default=180, ge=10, le=720, description="Length of a session in minutes.")
 
 
 class IngestParameters(Parameters):
