@@ -101,8 +101,8 @@ def flow_and_move(book: NDArray, mid: NDArray, bid_px: int, bid_sz: int, ask_px:
     book[0], book[1], book[2], book[3], book[4] = bid_px, bid_sz, ask_px, ask_sz, 1
     if bid_px != _EMPTY_BID and ask_px != _EMPTY_ASK:
         if mid[1] == 1:
-            move = bid_px + ask_px - mid[0]
-        mid[0], mid[1] = bid_px + ask_px, 1
+            move = np.int64(bid_px) + np.int64(ask_px) - mid[0]
+        mid[0], mid[1] = np.int64(bid_px) + np.int64(ask_px), 1
     return flow, move
 
 
@@ -128,9 +128,7 @@ def absorb(
             for c in range(CHANNELS):
                 memory.bins[s, slot, c] = 0
         if kind[e] & BOOK:
-            flow, move = flow_and_move(
-                memory.book[s], memory.mid[s], np.int64(bid_px[e, 0]), bid_sz[e, 0], np.int64(ask_px[e, 0]), ask_sz[e, 0]
-            )
+            flow, move = flow_and_move(memory.book[s], memory.mid[s], bid_px[e, 0], bid_sz[e, 0], ask_px[e, 0], ask_sz[e, 0])
             memory.bins[s, slot, FLOW] += flow
             memory.bins[s, slot, MOVE] += move
         if kind[e] & TRADE:
@@ -329,9 +327,7 @@ def bin_session(
         if kind[e] & (HALT | RESUME):
             memory.book[s, 4], memory.mid[s, 1] = 0, 0
         if kind[e] & BOOK:
-            flow, move = flow_and_move(
-                memory.book[s], memory.mid[s], np.int64(bid_px[e, 0]), bid_sz[e, 0], np.int64(ask_px[e, 0]), ask_sz[e, 0]
-            )
+            flow, move = flow_and_move(memory.book[s], memory.mid[s], bid_px[e, 0], bid_sz[e, 0], ask_px[e, 0], ask_sz[e, 0])
             out[b, s, FLOW] += flow
             out[b, s, MOVE] += move
         if kind[e] & TRADE:

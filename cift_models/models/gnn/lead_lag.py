@@ -176,8 +176,9 @@ def search(
     by max_lag zeros, so no lag crosses a session; of more than `max_bins` bins the most recent count. Too little data for the shifts:
     no edges, and an infinite threshold.
     """
-    from scipy import fft
+    import scipy.fft
 
+    fft: Any = scipy.fft  # its annotations name the dispatcher's wrapper, not the arrays
     assets = parts[0].shape[1] if parts else 0
     parts = most_recent(parts, max_bins)
     empty = np.zeros((assets, assets, max_lag))

@@ -36,7 +36,7 @@ def network(config: LeadLagConfig, attributes: int) -> torch.nn.ModuleDict:
     with torch.no_grad():
         # Attention starts where the prior points: the last attribute, its strength, raises every term of the score. From an even start a
         # loud edge (R2 .08) in one hour of data was not found in 100 steps; from here it is found in the first epochs.
-        conv.lin_edge.weight[:, -1] = conv.att.reshape(-1).sign()
+        conv.get_parameter("lin_edge.weight")[:, -1] = conv.att.reshape(-1).sign()
     readout = torch.nn.Linear(config.heads * config.channels, 1, bias=False)
     torch.nn.init.zeros_(readout.weight)
     return torch.nn.ModuleDict({"conv": conv, "readout": readout})
@@ -87,25 +87,20 @@ def exported(
     net: torch.nn.ModuleDict, graph: Graph, center: NDArray[np.float64], scale: NDArray[np.float64], gain: NDArray[np.float64]
 ) -> Weights:  # fmt: skip
     """The network's numbers for the kernel, as float64; the edge term W_e e is multiplied out once."""
-    conv, readout = net["conv"], net["readout"]
-
-    def array(parameter: torch.Tensor) -> NDArray[np.float64]:
-        return parameter.detach().cpu().double().numpy().copy()
-
-    heads, channels = conv.heads, conv.out_channels
+    arrays = {name: value.detach().cpu().double().numpy().copy() for name, value in net.state_dict().items()}
     # einsum rather than @: without BLAS, the sum has one order on every machine.
-    edge = np.einsum("ijke,de->ijkd", graph.attributes.astype(np.float64), array(conv.lin_edge.weight))
+    edge = np.einsum("ijke,de->ijkd", graph.attributes.astype(np.float64), arrays["conv.lin_edge.weight"])
     return Weights(
         center=center,
         scale=scale,
         adjacency=graph.adjacency,
-        left=array(conv.lin_l.weight),
-        left_bias=array(conv.lin_l.bias),
-        right=array(conv.lin_r.weight),
-        right_bias=array(conv.lin_r.bias),
+        left=arrays["conv.lin_l.weight"],
+        left_bias=arrays["conv.lin_l.bias"],
+        right=arrays["conv.lin_r.weight"],
+        right_bias=arrays["conv.lin_r.bias"],
         edge=np.ascontiguousarray(edge),
-        attention=array(conv.att).reshape(heads, channels),
-        bias=array(conv.bias),
-        readout=array(readout.weight).ravel(),
+        attention=arrays["conv.att"][0],
+        bias=arrays["conv.bias"],
+        readout=arrays["readout.weight"][0],
         gain=gain,
     )

@@ -60,7 +60,8 @@ def gather(panels: Iterable[Panel], config: LeadLagConfig, base_weights: NDArray
     binned: list[Moves] = []
     for panel in panels:
         label = label_rows(panel)
-        keep = label.any(axis=1)
+        assert panel.y is not None and panel.label_end is not None
+        keep = np.any(label, axis=1)
         x = np.zeros((int(keep.sum()), len(panel.universe), len(config.bucket_bins) + 1, FEATURES))
         e = panel.events
         describe_session(
