@@ -6,6 +6,9 @@ import argparse
 import os
 import socket
 import sys
+import time
+
+PATIENCE_S = 3.0
 
 
 def main() -> None:
@@ -48,15 +51,20 @@ def main() -> None:
 
 
 def _free(host: str, port: int) -> None:
-    """Raise InputError where another process listens there already."""
+    """Raise InputError where another process listens there. A predecessor that was killed gets PATIENCE_S to leave."""
     from cift_models.errors import InputError
 
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(f"Cannot listen on {host}:{port}: {error.strerror}.", hint="Stop what listens there, or use --port.") from None
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() > until:
+                    hint = "Stop what listens there, or use --port."
+                    raise InputError(f"Cannot listen on {host}:{port}: {error.strerror}.", hint=hint) from None
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

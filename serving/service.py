@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 from typing import Any, cast
 
 import bentoml
-from bentoml.exceptions import InvalidArgument
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -123,7 +123,7 @@ class Cift:
         self.mirror = Mirror(open_online(settings))
         self.live = Live(speaker, Journal(settings.home / "journal" / f"{settings.service_port}.bin", speaker.pipeline.universe))
         self.turn = asyncio.Lock()
-        self._watcher: asyncio.Task | None = None
+        self._tasks: list[asyncio.Task] = []
         held = " (HELD: every action is Hold)" if speaker.standing.held else ""
         log.info("serving %s%s, %d instants of the session folded", speaker.standing.release[:12], held, self.live.engine.decided)
 
@@ -144,18 +144,26 @@ class Cift:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 1_000)
+        self._tasks.append(asyncio.create_task(self._leave_with_supervisor(os.getppid())))
         if self.asked == "champion":
-            self._watcher = asyncio.create_task(self._watch())
+            self._tasks.append(asyncio.create_task(self._watch()))
 
     @bentoml.on_shutdown
     async def end(self) -> None:
-        if self._watcher:
-            self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
         self.mirror.close()
         self.live.journal.close()
 
     async def __is_ready__(self) -> bool:
         return self.live.broken is None
+
+    async def _leave_with_supervisor(self, parent: int) -> None:
+        """Bento's worker outlives a supervisor that is killed, and would keep port and journal from the next service."""
+        while os.getppid() == parent:
+            await asyncio.sleep(POLL_S / 2)
+        log.error("the supervisor is gone: leaving; what was acknowledged stands in the journal")
+        os._exit(1)
 
     async def _watch(self) -> None:
         """Follow what is served. A release that cannot be taken is said once; the old one goes on, and the next move is tried."""
@@ -192,7 +200,8 @@ class Cift:
             events = wire.read_events(request.events, speaker.pipeline.universe)
             return await asyncio.to_thread(predict, speaker, session, events, request.until, request.instants)
         except CiftError as error:
-            raise InvalidArgument(str(error)) from error
+            # Bento's own answer to an InvalidArgument is a list, and a traceback in the log.
+            return cast(Any, stream.json_response({"error": " ".join(str(error).split("\n"))}, 400))
 
 
 Cift.add_asgi_middleware(cast(Any, Bodies), limit=wire.MAX_MESSAGE_BYTES)

@@ -72,7 +72,7 @@ def write_release(home: Path, made: Pipeline | None = None) -> str:
     made = made or pipeline()
     label_end = training_panel().label_end
     assert label_end is not None
-    last = int(label_end.max())
+    last = int(label_end[training_panel().rows].max())
     directory = release.write(
         home / "releases", made, max_train_t1={**dict.fromkeys(made.models, last), "rule": last}, data={}, code="0" * 64, metrics={}
     )
@@ -118,7 +118,7 @@ class Service:
     def ticks(self) -> str:
         return f"ws://127.0.0.1:{self.port}/ticks"
 
-    def start(self, timeout_s: float = 120) -> None:
+    def start(self, timeout_s: float = 120, after_pid: int = 0) -> None:
         """Start, and wait until it is ready. Raises AssertionError with the log's tail where it is not."""
         command = [sys.executable, "-m", "serving", "--release", self.release, "--port", str(self.port)]
         with open(self.log, "a") as log:
@@ -126,14 +126,14 @@ class Service:
                 command, cwd=ROOT, env=environment(self.home), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
-        self.wait(timeout_s)
+        self.wait(timeout_s, after_pid)
 
-    def wait(self, timeout_s: float = 120) -> None:
-        """Wait until /readyz says 200."""
+    def wait(self, timeout_s: float = 120, after_pid: int = 0) -> None:
+        """Wait until a process other than `after_pid` says 200 at /readyz."""
         until = time.monotonic() + timeout_s
         while True:
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200 and self.get("/model").json()["pid"] != after_pid:
                     return
             except httpx.HTTPError:
                 pass
@@ -142,10 +142,11 @@ class Service:
                 raise AssertionError(f"the service did not come up:\n{self.log.read_text()[-3000:]}")
             time.sleep(0.05)
 
-    def kill(self) -> None:
-        """kill -9 of the supervisor and its worker at once."""
+    def kill(self, *also: int) -> None:
+        """kill -9 of the supervisor, and of other processes (its worker's group is its own)."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
+        for pid in (*also, self.process.pid):
+            os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
 
     def stop(self) -> int:
