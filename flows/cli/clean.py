@@ -11,7 +11,9 @@ def clean(
     keep: Annotated[int, typer.Option(min=0, help="How many of the latest releases stay, with all that made them.")] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
 ) -> None:
-    """Remove what old runs left behind: their steps, checkpoints, features and releases, and work folders of stopped runs.
+    """Remove what old runs left behind.
+
+    Their steps, checkpoints, features and releases, and the work folders of runs that were stopped.
 
     Stays: the last --keep releases, the champion, the one that `cift rollback` goes back to, the challenger, and the steps of their runs.
     Stored data, predictions, MLflow and Prefect are not touched. What is removed is made again when a run needs it.

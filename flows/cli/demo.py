@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def demo() -> None:
-    """Simulate the default market, run the whole DAG on it, and hold what was found against what was planted.
+    """Run everything on a simulated market, with no server.
 
-    No server runs and nothing is asked: this is what `make demo` calls.
+    The default market of `cift seed`, the whole DAG of `cift train` on it, and what was found held against what was planted.
+
+    Example: cift demo
     """
     from datetime import date
 

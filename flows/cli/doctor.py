@@ -10,9 +10,10 @@ from flows.cli.options import Json
 
 
 def doctor(json: Json = False) -> None:
-    """Check the installation, the settings, the stores and what is served; print every setting with its meaning.
+    """Check installation, settings, stores and what is served.
 
-    Exit 0 where nothing is wrong (an empty home with no server is fine), 1 where something is. Nothing is changed.
+    Prints every setting with its meaning, and changes nothing. Exit 0 where nothing is wrong (an empty home with no server is fine), 1
+    where something is.
 
     Example: cift doctor --json
     """

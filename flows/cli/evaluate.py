@@ -16,7 +16,9 @@ def evaluate(
     end: Annotated[str | None, typer.Option(help="Last session date of the run, included.")] = None,
     json: Json = False,
 ) -> None:
-    """Show the metrics of the latest run, or of the latest run on a range; a range without one is trained and judged first.
+    """Show the metrics of the latest run, or of a range.
+
+    With a range: of the latest run on exactly its sessions; where there is none, it is trained and judged first.
 
     --json prints metrics.json, byte for byte, and nothing else.
 

@@ -18,10 +18,14 @@ def ingest(
 
     Example: cift ingest lobster data/*.zip
     """
+    from cift_models.errors import InputError
     from flows.cli.options import parameters
     from flows.cli.terminal import watching
     from flows.parameters import IngestParameters
 
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"There is no file {file}.", hint="Expected the path of a recorded file.")
     params = parameters(IngestParameters, feed=feed, files=[str(f.resolve()) for f in files])
     with watching(f"Ingesting {len(files)} files"):
         from flows.ingest import ingest as flow

@@ -18,7 +18,7 @@ def predict(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run a release over stored sessions and write its predictions as Parquet.
+    """Run a release over stored sessions; write its predictions.
 
     Rows that the release learned from are left out. The rows lie below CIFT_HOME/predictions/RELEASE-SESSION/MODEL.
 

@@ -11,7 +11,9 @@ def promote(
     release: Annotated[str, typer.Argument(help="challenger, or the first digits of a release.")],
     force: Annotated[str | None, typer.Option(help="Why, where no verdict promotes it: recorded with what is served.")] = None,
 ) -> None:
-    """Serve a release: a running service swaps to it within a second, and MLflow's alias champion follows.
+    """Serve a release.
+
+    A running service swaps to it within a second or two, and MLflow's alias champion follows.
 
     What is served moves by compare-and-set: of two people who promote at once, one is told to look again.
 

@@ -10,9 +10,9 @@ import typer
 def rollback(
     release: Annotated[str | None, typer.Argument(help="First digits of a release that was served before. Default: the last one.")] = None,
 ) -> None:
-    """Serve what was served before: a running service swaps back within a second.
+    """Serve what was served before.
 
-    Only a release that has been served can be rolled back to; `cift status` shows the moves.
+    A running service swaps back within a second or two. Only a release that has been served can be rolled back to.
 
     Example: cift rollback
     """

@@ -13,7 +13,7 @@ def seed(
     sessions: Annotated[int, typer.Option(help="How many sessions.")] = 2,
     minutes: Annotated[int, typer.Option(help="Minutes a session.")] = 180,
 ) -> None:
-    """Simulate a market whose truth is known, and store it like recorded data.
+    """Simulate a market with known truth, stored like recorded data.
 
     Self-exciting trades, regimes, a lead-lag edge, a linear signal and an interaction: what a fit finds can be held against what was
     planted.

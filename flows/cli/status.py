@@ -11,7 +11,9 @@ SHOWN = 5
 
 
 def status(json: Json = False) -> None:
-    """Show what is stored, what ran, what is served and what the last run found. Nothing is computed, and nothing needs a server.
+    """Show what is stored, what ran and what is served.
+
+    And what the last run found. Nothing is computed, and nothing needs a server.
 
     Example: cift status --json
     """

@@ -19,7 +19,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Of every random draw of the fits.")] = 0,
     latency_ms: Annotated[int, typer.Option(help="0, 1, 10, 100 or 1000: how long after a decision its price is taken.")] = 0,
 ) -> None:
-    """Train, judge and release models on stored sessions: the whole DAG.
+    """Train, judge and release models on stored sessions.
+
+    Features, labels, out-of-fold fits level by level, judgement on blocks that no fit has seen, release: the whole DAG.
 
     Ends with metrics.json, plots, a report, an MLflow run and a release (alias challenger). A run that was killed goes on where it
     stopped when the same command is given again.
