@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -13,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from cift_models.errors import InputError
 from cift_models.feeds.lobster import read_lobster
 from cift_models.feeds.quality import check_tables
-from cift_models.files import canonical_json, write_atomic
+from cift_models.files import canonical_json, replacing, write_atomic
 from cift_models.settings import get_settings
 from cift_models.simulate import SimulateConfig, simulate
 from cift_models.stores.ticks import ParquetTicks
@@ -60,6 +61,16 @@ def find_truth(dataset: Dataset) -> dict[str, Any] | None:
     return truth if [s["day"] for s in truth["sessions"]] == dataset.days else None
 
 
+def hidden_paths(dataset: Dataset) -> dict[int, dict[str, np.ndarray]]:
+    """The hidden paths of a simulated market, by session."""
+    out: dict[int, dict[str, np.ndarray]] = {day: {} for day in dataset.days}
+    with np.load(truth_path(dataset.days, list(dataset.get_universe().symbols)).with_suffix(".npz"), allow_pickle=False) as columns:
+        for key in columns.files:
+            day, name = key.split("/")
+            out[int(day)][name] = columns[key]
+    return out
+
+
 @task(persist_result=False, cache_policy=NO_CACHE)
 def simulate_market(params: dict[str, Any]) -> dict[str, Any]:
     """Simulate a market and store its events, and beside them its truth."""
@@ -78,6 +89,9 @@ def simulate_market(params: dict[str, Any]) -> dict[str, Any]:
             )
     days = [s.day for s in market.sessions]
     write_atomic(truth_path(days, list(config.symbols)), canonical_json({"sessions": [asdict(s) for s in market.sessions], **market.truth}))
+    with replacing(truth_path(days, list(config.symbols)).with_suffix(".npz")) as temporary, open(temporary, "wb") as file:
+        columns = {f"{day}/{name}": values for day, hidden in zip(days, market.paths, strict=True) for name, values in hidden.items()}
+        np.savez(file, allow_pickle=False, **columns)
     progress("done", 1.0)
     return {"symbols": list(market.universe.symbols), "start": _iso(days[0]), "end": _iso(days[-1]), "events": n}
 

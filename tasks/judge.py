@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from cift_models import ledger
 from cift_models.engine import Decisions, Pipeline, fold
 from cift_models.evaluation import metrics
-from cift_models.evaluation.planted import planted_against_found
+from cift_models.evaluation.planted import planted_against_found, regime_rows
 from cift_models.evaluation.report import Kernels, LeadLag, Regimes, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
 from cift_models.files import canonical_json
@@ -26,6 +26,7 @@ from cift_models.splits import PURGE_NS, STOP, TEST, training_rows
 from cift_models.stacking import head_blocks, told
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
 from tasks.fit import Fits, load_outputs
+from tasks.ingest import hidden_paths
 from tasks.step import Room, StepRef, step
 
 
@@ -165,7 +166,14 @@ def judge(
         room.progress("report", 0.8)
         reports = {kind: orjson.loads((by_fold["final"].directory / "fit.json").read_bytes()) for kind, by_fold in fits.items()}
         facts = {kind: report["facts"] for kind, report in reports.items()}
-        found = planted_against_found(truth, judged, facts) if truth else []
+        found = []
+        if truth:
+            paths = hidden_paths(dataset)
+            found = planted_against_found(truth, judged, facts, rows, paths)
+            if "hmm" in pipeline.models:
+                spoken = [one.decided for one in sessions]
+                said, ready = [d.values["hmm"] for d in spoken], [d.ready["hmm"] for d in spoken]
+                found += regime_rows(truth, [one.panel for one in sessions], said, ready, paths)
         page = render(
             judged,
             rows,
