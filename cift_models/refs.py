@@ -5,7 +5,6 @@ A reference says where (`key`, a path below the home) and what (`sha256`). A rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
@@ -65,35 +64,6 @@ class PartitionRef(Ref):
     table: str
     rows: int
     schema_hash: Sha256
-
-
-class DatasetRef(Ref):
-    """The partitions that a fit reads, in order. `sha256` is the digest of theirs; `schema_hash` that of the feature set."""
-
-    rows: int
-    schema_hash: Sha256
-    partitions: tuple[PartitionRef, ...]
-
-    @classmethod
-    def of(cls, key: str, schema_hash: str, partitions: Iterable[PartitionRef]) -> DatasetRef:
-        """The dataset that some partitions make. The digest covers their keys, bytes and order."""
-        parts = tuple(partitions)
-        sha256 = digest([[p.key, p.sha256] for p in parts])
-        return cls(key=key, sha256=sha256, rows=sum(p.rows for p in parts), schema_hash=schema_hash, partitions=parts)
-
-
-class ModelRef(Ref):
-    """A folder that a model saved. `sha256` is the digest of {file: sha256}; `rows` were fitted on, of the feature set `schema_hash`.
-
-    `fold` is the block it predicts (-1: the refit that is the release); `max_train_t1` the greatest label end, ns, that it or an
-    ancestor knew.
-    """
-
-    kind: str
-    fold: int
-    rows: int
-    schema_hash: Sha256
-    max_train_t1: int
 
 
 class ReleaseRef(Ref):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import overload
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,31 +55,3 @@ def open_panel(
         rows=rows,
         label_end=label_end,
     )
-
-
-class Panels(Sequence[Panel]):
-    """Sessions opened when they are asked for. The one that was opened last is kept, so that epochs over one session open it once."""
-
-    def __init__(self, sessions: Sequence[Session], open_one: Callable[[Session], Panel]) -> None:
-        self._sessions = tuple(sessions)
-        self._open = open_one
-        self._last: tuple[int, Panel] | None = None
-
-    def __len__(self) -> int:
-        return len(self._sessions)
-
-    @overload
-    def __getitem__(self, i: int) -> Panel: ...
-    @overload
-    def __getitem__(self, i: slice) -> Panels: ...
-    def __getitem__(self, i: int | slice) -> Panel | Panels:
-        if isinstance(i, slice):
-            return Panels(self._sessions[i], self._open)
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        i %= len(self)
-        if self._last is None or self._last[0] != i:
-            # Let go of the old session before the new one is read: one is in memory, not two.
-            self._last = None
-            self._last = (i, self._open(self._sessions[i]))
-        return self._last[1]

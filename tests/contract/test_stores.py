@@ -39,7 +39,7 @@ from cift_models.schema import OUTPUTS, PREDICTIONS
 from cift_models.stores import lake
 from cift_models.stores.features import FeatureStore, ParquetFeatures
 from cift_models.stores.online import MemoryOnline, OnlineStore
-from cift_models.stores.panels import Panels, open_panel
+from cift_models.stores.panels import open_panel
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks, TickStore
 from tests.lobster_made import lobster_made
@@ -409,21 +409,6 @@ def test_a_panel_out_of_the_stores(ticks: TickStore, store: FeatureStore) -> Non
     wrong = store.write(panel.universe, panel.features, session, **{**arrays_of(panel), "offsets": np.zeros_like(offsets)})
     with pytest.raises(DataError, match="other events"):
         open_panel(ticks, store, panel.universe, panel.features, session, wrong.sha256)
-
-
-def test_panels_open_lazily_and_keep_one() -> None:
-    opened: list[int] = []
-
-    def open_one(session: Session):
-        opened.append(session.day)
-        return toy_panel(steps=20, session=session.day)
-
-    panels = Panels([replace(SESSION, day=d) for d in (1, 2, 3)], open_one)
-    assert len(panels) == 3 and opened == []
-    assert panels[1].session == 2 and panels[-1].session == 3 and panels[2].session == 3
-    assert opened == [2, 3] and [p.session for p in panels] == [1, 2, 3] and len(panels[:2]) == 2
-    with pytest.raises(IndexError):
-        panels[3]
 
 
 # Online

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from cift_models.errors import InputError
 from cift_models.files import sha256_bytes
-from cift_models.refs import DatasetRef, ModelRef, PartitionRef, ReleaseRef
+from cift_models.refs import PartitionRef, ReleaseRef
 
 H = sha256_bytes(b"")
 
@@ -17,21 +17,10 @@ def part(key: str = "lake/book/AAPL/20120621", sha256: str = H) -> PartitionRef:
 
 
 def test_round_trip() -> None:
-    refs = [
-        part(),
-        DatasetRef.of("datasets/x", H, [part(), part("lake/book/AAPL/20120622")]),
-        ModelRef(key="models/linear/1", sha256=H, kind="linear", fold=-1, rows=10, schema_hash=H, max_train_t1=5),
-        ReleaseRef.of(H),
-    ]
+    refs = [part(), ReleaseRef.of(H)]
     for ref in refs:
         assert type(ref).from_json(ref.to_json()) == ref and type(ref).from_json(ref.model_dump(mode="json")) == ref
         assert hash(ref) == hash(type(ref).from_json(ref.to_json()))
-
-
-def test_dataset_digest_covers_bytes_keys_and_order() -> None:
-    a, b = part(), part("lake/book/AAPL/20120622")
-    digests = {DatasetRef.of("d", H, p).sha256 for p in ([a, b], [b, a], [a], [a, part(b.key, sha256_bytes(b"1"))])}
-    assert len(digests) == 4
 
 
 @pytest.mark.parametrize("key", ["/etc/passwd", "../x", "lake/../../x", "", "lake//book", "./lake", "lake\\book", "lake/"])
