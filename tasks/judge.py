@@ -16,6 +16,7 @@ from cift_models.evaluation import metrics
 from cift_models.evaluation.planted import planted_against_found, regime_rows
 from cift_models.evaluation.report import Kernels, LeadLag, Regimes, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
+from cift_models.evaluation.sign_check import on_random_signs
 from cift_models.files import canonical_json
 from cift_models.instruments import CALENDARS
 from cift_models.models import model_class
@@ -158,9 +159,11 @@ def judge(
         frame = _ledger(pipeline, sessions, calendar, plan["max_train_t1"])
         ledger.check(frame)
         frame.write_parquet(room.out / "ledger.parquet", compression="zstd")
-        room.progress("metrics", 0.4)
+        room.progress("labels times random signs", 0.4)
         rows = judged_rows(pipeline, sessions, calendar, TEST, plan["thresholds"])
-        judged = metrics.build(rows)
+        signed = on_random_signs(plan["kinds"], rows, calendar, lambda day: open_panel(dataset, built, day))
+        room.progress("metrics", 0.6)
+        judged = metrics.build(rows, on_random_signs=signed)
         metrics.validate(judged)
         (room.out / "metrics.json").write_bytes(canonical_json(judged))
         room.progress("report", 0.8)
