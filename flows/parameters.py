@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,54 +29,64 @@ class Parameters(BaseModel):
 class ModelParameters(Parameters):
     """What is fitted, and how."""
 
-    models: list[Kind] | None = Field(default=None, description="Which models; what they read is fitted too. Empty: all.")
-    epochs: int | None = Field(default=None, ge=1, le=1000, description="Epochs of the Transformer and the GNN. Empty: their defaults.")
-    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Of every random draw of the fits.")
+    models: list[Kind] = Field(default=[], title="Models", description="Which to train; what they read comes with them. Empty: all.")
+    epochs: int | None = Field(
+        default=None, ge=1, le=1000, title="Epochs", description="Of the Transformer and the GNN. None: their defaults."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, title="Seed", description="Of every random draw of the fits.")
     latency_ms: Literal[0, 1, 10, 100, 1000] = Field(
-        default=0, description="How long after a decision its price is taken, in milliseconds."
+        default=0, title="Latency, ms", description="How long after a decision its price is taken. Empty: 0."
     )
 
 
-class DayRange(Parameters):
-    """Session dates, both ends included."""
-
-    start: Day = Field(description="First session date, included.")
-    end: Day = Field(description="Last session date, included.")
-
-    @model_validator(mode="after")
-    def _in_order(self):
-        if self.end < self.start:
-            raise ValueError(f"the range {self.start} .. {self.end} ends before it starts")
-        return self
+def _in_order(parameters: Any) -> Any:
+    """Refuse a range that ends before it starts."""
+    if parameters.end < parameters.start:
+        raise ValueError(f"the range {parameters.start} .. {parameters.end} ends before it starts")
+    return parameters
 
 
-class RangeParameters(DayRange):
+class RangeParameters(Parameters):
     """Which stored sessions."""
 
-    symbols: Symbols = Field(description="The universe, in order.")
-    test_from: Day | None = Field(default=None, description="First session of the test blocks. Empty: the last three tenths.")
+    symbols: Symbols = Field(title="Symbols", description="The universe, in order: AAPL, AMZN, GOOG.")
+    start: Day = Field(title="First session", description="Its date, included.")
+    end: Day = Field(title="Last session", description="Its date, included.")
+    test_from: Day | None = Field(
+        default=None, title="Test from", description="Date of the first session of the test blocks. None: the last three tenths."
+    )
+    _ends_after_it_starts = model_validator(mode="after")(_in_order)
 
 
-class TrainParameters(RangeParameters, ModelParameters):
+class TrainParameters(ModelParameters, RangeParameters):
     """A training run over a range of session dates."""
 
 
-class NightlyParameters(ModelParameters):
-    """A training run over the latest stored sessions, as of the day for which the run was scheduled."""
+class NightlyUniverse(Parameters):
+    """The latest stored sessions, as of the day for which the run was scheduled."""
 
-    symbols: Symbols = Field(description="The universe, in order.")
+    symbols: Symbols = Field(title="Symbols", description="The universe, in order: AAPL, AMZN, GOOG.")
     lookback_sessions: int = Field(
-        default=20, ge=1, le=2000, description="How many stored sessions, up to the scheduled date, to train on."
+        default=20, ge=1, le=2000, title="Sessions", description="How many stored sessions, up to the scheduled date, to train on."
     )
 
 
-class PredictParameters(DayRange):
+class NightlyParameters(ModelParameters, NightlyUniverse):
+    """A training run over the latest stored sessions."""
+
+
+class PredictParameters(Parameters):
     """A release over a range of session dates."""
 
     release: str = Field(
-        default="champion", min_length=6, max_length=64, description="champion, challenger, or the first digits of a release."
+        default="champion", min_length=6, max_length=64, title="Release", description="champion, challenger, or its first digits."
     )
-    symbols: Symbols | None = Field(default=None, description="Whose rows to keep. Empty: every symbol that the release knows.")
+    start: Day = Field(title="First session", description="Its date, included.")
+    end: Day = Field(title="Last session", description="Its date, included.")
+    symbols: Annotated[list[Symbol], Field(max_length=500)] = Field(
+        default=[], title="Symbols", description="Whose rows to keep. Empty: every symbol that the release knows."
+    )
+    _ends_after_it_starts = model_validator(mode="after")(_in_order)
 
 
 class SeedParameters(Parameters):
@@ -85,7 +95,7 @@ class SeedParameters(Parameters):
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="The same seed gives the same market, byte for byte.")
     symbols: Symbols = Field(default=["AAA", "BBB", "CCC"], description="Names of the simulated instruments.")
     sessions: int = Field(default=2, ge=1, le=250, description="Trading sessions, one a weekday from 2024-01-08 on.")
-    session_minutes: int = Field(default=180, ge=10, le=720, description="Length of a session in minutes.")
+    session_minutes: int = Field(default=180, ge=10, le=720, title="Minutes", description="Length of a session.")
 
 
 class IngestParameters(Parameters):

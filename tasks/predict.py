@@ -22,11 +22,11 @@ from tasks.progress import reporter
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def predict_range(name: str, symbols: list[str] | None, start: date, end: date) -> list[dict[str, Any]]:
+def predict_range(name: str, symbols: list[str], start: date, end: date) -> list[dict[str, Any]]:
     """Fold a release over the stored sessions of a range, and store what it says: predictions/<release>-<session>/<model>/live.
 
-    The whole universe of the release is folded; rows of `symbols` (all, where None) are kept. Rows up to the release's max_train_t1 are
-    left out: it has learned from them. Returns, for each session, where its rows lie and a summary of them.
+    The whole universe of the release is folded; rows of `symbols` are kept (of all, where it is empty). Rows up to the release's
+    max_train_t1 are left out: it has learned from them. Returns, for each session, where its rows lie and a summary of them.
 
     Raises UnknownSymbol for a symbol that the release or the store lacks, EmptyRange, and what Releases and the tick store raise.
     """
@@ -39,7 +39,7 @@ def predict_range(name: str, symbols: list[str] | None, start: date, end: date) 
     progress("loading the release", 0.0)
     pipeline, manifest = release.load(releases.directory(sha256))
     known = pipeline.universe.symbols
-    for symbol in symbols or ():
+    for symbol in symbols:
         if symbol not in known:
             raise UnknownSymbol(f"The release {sha256[:12]} does not know {symbol!r}.", hint=f"It knows {', '.join(known)}.")
     ticks, store = ParquetTicks(settings.home), open_features(settings)

@@ -31,7 +31,7 @@ def predict(
     params = parameters(
         PredictParameters,
         release=release,
-        symbols=split(symbols) if symbols else None,
+        symbols=split(symbols) if symbols else [],
         start=day(start, "--start"),
         end=day(end, "--end"),
     )

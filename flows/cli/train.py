@@ -40,7 +40,7 @@ def train(
         start=day(start, "--start"),
         end=day(end, "--end"),
         test_from=day(test_from, "--test-from") if test_from else None,
-        models=None if models == "all" else split(models),
+        models=[] if models == "all" else split(models),
         epochs=epochs,
         seed=seed,
         latency_ms=latency_ms,
