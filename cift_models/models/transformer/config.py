@@ -27,7 +27,7 @@ class TransformerConfig(Config):
     )
     epochs: int = Field(8, ge=1, description="Passes over the training rows.")
     patience: int = Field(
-        3, ge=1, description="Epochs without a better validation loss before the fit stops (where validation rows are given)."
+        3, ge=1, description="Epochs without a better loss on the rows held out before the fit stops, once selection is at work."
     )
     chunk: int = Field(256, ge=2, description="Labelled steps of a training chunk; a multiple of window.")
     batch: int = Field(4, ge=1, description="Chunks a step of the optimiser.")

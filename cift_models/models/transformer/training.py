@@ -28,7 +28,7 @@ from cift_models.models.transformer.corpus import HELD_OUT, TRAIN, Corpus
 from cift_models.models.transformer.network import Network, Sizes
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises
-SELECTION_RISE = 0.3  # share over which the selection does: at full strength from the start it kills true channels before they show
+SELECTION_RISE = 2.4  # epochs over which the selection does: at full strength from the start it kills true channels before they show
 LARGE_ROW = 0.3  # norm from which an input row no longer shrinks (a minimax concave penalty: what is selected is not held down)
 CLIP_GRADIENT = 1.0
 
@@ -131,7 +131,7 @@ class Fitting(lightning.LightningModule):
     @torch.no_grad()
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         share = self.share(batch_idx)
-        self.select(self.rate(share) * min(1.0, share / SELECTION_RISE))
+        self.select(self.rate(share) * min(1.0, share * self.config.epochs / SELECTION_RISE))
         done = share * self.steps
         decay = min(self.config.averaging, (1.0 + done) / (10.0 + done))
         for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
@@ -163,7 +163,9 @@ class Fitting(lightning.LightningModule):
                 self.best.load_state_dict(self.average.state_dict())
         else:
             at.status = "diverged"
-        if at.status == "running" and (at.epoch == self.config.epochs or at.epoch - at.best_epoch >= self.config.patience):
+        if at.status == "running" and (
+            at.epoch == self.config.epochs or at.epoch - max(at.best_epoch, SELECTION_RISE) >= self.config.patience
+        ):
             at.status = "converged"
         self.trainer.should_stop = at.status != "running"
         self.batches.epoch = at.epoch
