@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export CIFT_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test check real-day prove-models bench lock clean
+.PHONY: setup demo test check check-types check-tests real-day prove-models bench lock clean
 
 setup: .venv/installed ## make .venv from the pinned lock
 
@@ -23,11 +23,16 @@ test: setup ## laws, integration and the short proofs
 	$(BIN)/python -m pytest tests -m "not proof"
 
 check: setup ## format, lint, types, import contracts, unit tests and the laws that need no torch
+	$(MAKE) --no-print-directory -j2 --output-sync=target check-types check-tests
+
+check-types:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest tests/unit tests/contract -m "not proof and not torch and not slow"
+	$(BIN)/pyright
+
+check-tests:
+	$(BIN)/python -m pytest tests/unit tests/contract -m "not proof and not torch and not slow and not real_data"
 
 prove-models: setup ## the long proofs of methods: every seed, every figure
 	$(BIN)/python -m pytest tests -m proof -s
