@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,8 @@ def prepare() -> None:
 def embedded() -> Iterator[None]:
     """Run flows in this process: without the heartbeat thread, whose last sleep costs each flow run a second."""
     prepare()
+    # MLflow advises on logging models; whoever reads the terminal can do nothing about it.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mlflow\.")
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

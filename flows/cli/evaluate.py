@@ -71,19 +71,16 @@ def _on_range(symbols: str | None, start: str | None, end: str | None):
     """The last run on exactly the stored sessions of a range, or a new one."""
     from cift_models.settings import get_settings
     from cift_models.stores.ticks import open_ticks
-    from flows.cli.options import day, split
+    from flows.cli.options import day, parameters, split
     from flows.cli.stored import fill
     from flows.parameters import RangeParameters
-    from tasks.dataset import yyyymmdd
     from tasks.runs import all_runs, judged_step
 
     chosen, first, last = fill(
         split(symbols) if symbols else None, day(start, "--start") if start else None, day(end, "--end") if end else None
     )
-    from flows.cli.options import parameters
-
     params = parameters(RangeParameters, symbols=chosen, start=first, end=last)
-    days = [session.day for session in open_ticks(get_settings()).sessions(params.symbols, yyyymmdd(first), yyyymmdd(last))]
+    days = [session.day for session in open_ticks(get_settings()).sessions(params.symbols, int(f"{first:%Y%m%d}"), int(f"{last:%Y%m%d}"))]
     for run in reversed(all_runs()):
         if run.symbols == params.symbols and run.days == days and judged_step(run) is not None:
             return run

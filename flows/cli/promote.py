@@ -20,6 +20,9 @@ def promote(
     Example: cift promote challenger --force "first release, report read"
     """
     from flows.cli.served import say
+    from flows.settings import prepare
+
+    prepare()
     from tasks.release import promote as move
 
     say(move(release, force))

@@ -17,6 +17,9 @@ def rollback(
     Example: cift rollback
     """
     from flows.cli.served import say
+    from flows.settings import prepare
+
+    prepare()
     from tasks.release import rollback as move
 
     say(move(release))

@@ -286,3 +286,30 @@ def test_runs_are_numbered_and_a_damaged_record_is_named(history: tuple[Path, li
     (home / "runs" / "000009-train.json").write_text('{"number": 9}')
     with pytest.raises(CiftError, match=r"000009-train\.json"):
         runs.all_runs()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train", "data_prep", "predict", "seed", "ingest", "demo", "status", "clean"])
+def test_prefect_is_imported_after_its_environment_is_set(command: str) -> None:
+    """Prefect reads its settings at import: one that came earlier would write to the user's own home and log to the terminal."""
+    code = (
+        "import sys, flows.settings, flows.cli.terminal\n"
+        f"from flows.cli.{command} import *\n"
+        "import flows.cli.result, flows.cli.stored, flows.cli.options, flows.parameters, tasks.runs, tasks.clean, tasks.step\n"
+        "print('prefect' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.slow
+def test_a_run_says_only_what_is_ours_and_eval_finds_it(home: Path) -> None:
+    market = small_market()
+    first, last = (f"{day // 10_000}-{day // 100 % 100:02d}-{day % 100:02d}" for day in (market.sessions[0].day, market.sessions[-1].day))
+    symbols = ",".join(market.universe.symbols)
+    trained = cift(home, "train", "--symbols", symbols, "--start", first, "--end", last, "--models", "queue_imbalance")
+    assert trained.returncode == 0, trained.stderr
+    assert [line for line in trained.stderr.splitlines() if not line.startswith("[")] == []
+    metrics = Path(next(line.split(maxsplit=1)[1] for line in trained.stdout.splitlines() if line.startswith("Metrics:")))
+    for arguments in ([], ["--symbols", symbols], ["--start", first, "--end", last]):
+        assert cift(home, "eval", "--json", *arguments).stdout == metrics.read_text()
+    assert len(orjson.loads(cift(home, "status", "--json").stdout)["runs"]) == 1  # it was found, not trained again
