@@ -18,6 +18,9 @@ from tasks import clean, runs
 from tests.market import small_market
 from tests.processes import ROOT, cift, environment
 
+pytestmark = pytest.mark.slow
+"""Each test starts the command line as a process."""
+
 COMMANDS = (
     "demo", "seed", "ingest", "data-prep", "train", "eval", "predict",
     "promote", "rollback", "serve", "replay", "status", "doctor", "clean",
@@ -157,7 +160,6 @@ def test_status_of_an_empty_home_and_of_a_stored_market(home: Path, tmp_path: Pa
     assert text.returncode == 0 and f"{days[0]}" in text.stdout
 
 
-@pytest.mark.slow
 def test_a_damaged_zip_is_one_message_although_a_task_raises_it(tmp_path: Path) -> None:
     broken = tmp_path / "AAPL_2012-06-21_34200000_57600000_message_10.zip"
     broken.write_bytes(b"PK\x03\x04 and then nothing that a zip would hold")
@@ -301,7 +303,6 @@ def test_prefect_is_imported_after_its_environment_is_set(command: str) -> None:
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.slow
 def test_a_run_says_only_what_is_ours_and_eval_finds_it(home: Path) -> None:
     market = small_market()
     first, last = (f"{day // 10_000}-{day // 100 % 100:02d}-{day % 100:02d}" for day in (market.sessions[0].day, market.sessions[-1].day))
