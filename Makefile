@@ -20,7 +20,7 @@ demo: setup ## simulate a market, train and judge everything on it, no server
 	$(BIN)/cift demo
 
 test: setup ## laws, integration and the short proofs
-	$(BIN)/python -m pytest tests -m "not proof"
+	$(BIN)/python -m pytest tests -m "not proof and not benchmark"
 
 check: setup ## format, lint, types, import contracts, unit tests and the laws that need no torch
 	$(MAKE) --no-print-directory -j2 --output-sync=target check-types check-tests
