@@ -103,7 +103,7 @@ def read_manifest(home: Path, key: str) -> tuple[PartitionRef, dict[str, Any]]:
     try:
         data = (safe_join(home, key) / MANIFEST).read_bytes()
     except FileNotFoundError:
-        raise NotStored(f"No partition {key}.", hint="Ingest it, or look at what is stored with `cift data`.", key=key) from None
+        raise NotStored(f"No partition {key}.", hint="Ingest it, or look at what is stored with `cift status`.", key=key) from None
     try:
         manifest = orjson.loads(data)
         ref = PartitionRef(

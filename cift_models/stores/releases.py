@@ -138,7 +138,7 @@ class Releases:
             before = [m.release for m in now.history if m.release != now.release] if now else []
             if not before or (release is not None and release not in before):
                 raise InputError(
-                    f"{release[:12] if release else 'No other release'} was never served{'' if release else ' before this one'}.",
+                    f"{release[:12]} was never served." if release else "No other release was served before this one.",
                     hint=f"Served before: {', '.join(r[:12] for r in dict.fromkeys(before)) or 'none'}. Promote it instead.",
                 )
             target = release or before[-1]
