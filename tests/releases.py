@@ -21,7 +21,7 @@ from cift_models import release
 from cift_models.engine import Pipeline
 from cift_models.events import Events
 from cift_models.features import FeatureSet
-from cift_models.instruments import SECOND, Session
+from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
 from cift_models.models import model_class
 from cift_models.models.head import Head
@@ -43,12 +43,16 @@ CONFIGS: dict[str, dict[str, Any]] = {"hmm": {"restarts": 2, "bar_s": 10}}
 @cache
 def training_panel() -> Panel:
     """The first session of the small market, with labels."""
-    market, session = small_market(), small_market().sessions[0]
-    features = FeatureSet(levels=market.universe.levels)
-    unfitted = Pipeline(market.universe, features, {"linear": Linear.__new__(Linear)}, {}, SignalRule(), "linear")
-    events = market.stream(0)
+    market = small_market()
+    return labelled(market.universe, market.sessions[0], market.stream(0))
+
+
+def labelled(universe: Universe, session: Session, events: Events) -> Panel:
+    """A session's panel as a fit reads it."""
+    features = FeatureSet(levels=universe.levels)
+    unfitted = Pipeline(universe, features, {"linear": Linear.__new__(Linear)}, {}, SignalRule(), "linear")
     panel = unfitted.panel(session, events)
-    y, known, end = labels(events, market.universe, session, panel.as_of, SECOND)
+    y, known, end = labels(events, universe, session, panel.as_of, SECOND)
     rows = np.isin(panel.as_of, decision_rows(session, SECOND, SECOND)) & known.all(axis=1)
     return replace(panel, y=np.where(rows[:, None], y, 0.0), rows=rows, label_end=end, base_oof=rows.copy())
 
@@ -56,7 +60,11 @@ def training_panel() -> Panel:
 @cache
 def pipeline(kinds: Sequence[str] = KINDS, decides: str = "linear", threshold_bps: float = -0.3, seed: int = 0) -> Pipeline:
     """A pipeline fitted on the first session. A rule below 0 trades often, so that signals are worth comparing."""
-    panel = training_panel()
+    return fitted(training_panel(), kinds, decides, threshold_bps, seed)
+
+
+def fitted(panel: Panel, kinds: Sequence[str], decides: str, threshold_bps: float, seed: int = 0) -> Pipeline:
+    """A pipeline fitted on one panel, heads and all in sample."""
     models, heads = {}, {}
     for kind in kinds:
         model, _ = model_class(kind).fit(model_class(kind).Config(**CONFIGS.get(kind, {})), [panel], [], FitContext(seed=seed))
@@ -67,12 +75,11 @@ def pipeline(kinds: Sequence[str] = KINDS, decides: str = "linear", threshold_bp
     return Pipeline(panel.universe, panel.features, models, heads, SignalRule(threshold_bps=threshold_bps), decides)
 
 
-def write_release(home: Path, made: Pipeline | None = None) -> str:
-    """Write a release below `home`; returns its name. Everything in it learned from the first session."""
-    made = made or pipeline()
-    label_end = training_panel().label_end
-    assert label_end is not None
-    last = int(label_end[training_panel().rows].max())
+def write_release(home: Path, made: Pipeline | None = None, panel: Panel | None = None) -> str:
+    """Write a release below `home`; returns its name. Everything in it learned from the first session, or from `panel`."""
+    made, panel = made or pipeline(), panel or training_panel()
+    assert panel.label_end is not None and panel.rows is not None
+    last = int(panel.label_end[panel.rows].max())
     directory = release.write(
         home / "releases", made, max_train_t1={**dict.fromkeys(made.models, last), "rule": last}, data={}, code="0" * 64, metrics={}
     )

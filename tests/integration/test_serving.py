@@ -23,12 +23,15 @@ from websockets.sync.client import ClientConnection, connect
 
 from cift_models.engine import Decisions, Pipeline, fold
 from cift_models.events import Events
+from cift_models.feeds.lobster import read_lobster
+from cift_models.instruments import Universe
 from cift_models.stores.releases import Releases
 from serving import wire
 from serving.compare import Batch, Comparison
-from serving.replay import connected
+from serving.replay import connected, lobster_events
+from tests.lobster_slice import lobster_zip, slice_lobster
 from tests.processes import ROOT, environment
-from tests.releases import KINDS, Service, make_home, pipeline, second_session, serving, write_release
+from tests.releases import KINDS, Service, fitted, labelled, make_home, pipeline, second_session, serving, write_release
 
 pytestmark = pytest.mark.slow
 
@@ -517,3 +520,27 @@ def test_replay_of_what_is_not_there_says_what_to_do(service):
         command = [sys.executable, "-m", "serving.replay", "stored", *items, "--to", service.ticks]
         done = subprocess.run(command, cwd=ROOT, env=environment(service.home), capture_output=True, text=True, timeout=120)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.real_data
+def test_a_stretch_of_the_recorded_day_is_equal_to_the_bit(tmp_path):
+    """`cift replay lobster` of eight minutes of three stocks, books of 1, 5 and 5 levels, against a service that was started with them."""
+    ten, minute = 36_000_000, 60_000
+    files = [slice_lobster(lobster_zip(s), tmp_path / "files" / f"{s}.zip", ten, ten + 8 * minute) for s in ("AAPL", "AMZN", "GOOG")]
+    days = [read_lobster(path) for path in files]
+    universe = Universe(tuple(day.instrument for day in days))
+    session, events = lobster_events(files, universe)
+    panel = labelled(universe, session, events)
+    name = write_release(tmp_path, fitted(panel, ("linear", "hawkes"), "linear", -2.0), panel)
+    Releases(tmp_path).compare_and_set(0, name)
+    with serving(tmp_path) as service:
+        command = [sys.executable, "-m", "flows.cli", "replay", "lobster", *map(str, files), "--to", service.ticks, "--json"]
+        done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        said = orjson.loads(done.stdout)
+        assert said["equal"] and said["instants"] == 480 and said["events"] == len(events) > 5_000 and said["missing"] == 0
+        assert said["signals"]["Buy"] + said["signals"]["Sell"] > 10
+        short = subprocess.run(
+            [*command[:5], str(files[0]), *command[8:]], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True
+        )
+        assert short.returncode == 2 and "Give one file for each symbol" in short.stderr

@@ -203,6 +203,7 @@ def test_fresh_begins_anew_and_an_old_name_does_not(tmp_path):
     first, _ = take(live, events=events)
     assert take(live, session=session)[1]["watermark"] == int(events.ts[-1])
     assert take(live, session=session, fresh=True)[1]["watermark"] == 0
+    assert take(live, session=session, after=0)[0] == []
     second, _ = take(live, events=events)
     assert first == second and len(first) > SHORT - 5
 
@@ -232,6 +233,21 @@ def test_events_between_sessions_are_left_out_and_the_next_session_begins(tmp_pa
     assert (ack["applied"], ack["late"]) == (0, 5)
 
 
+def test_events_after_the_close_begin_nothing(tmp_path):
+    """Whether the session was named (and is shorter than the regular one) or none has begun yet."""
+    session, events = part()
+    live = opened(tmp_path / "j.bin")
+    regular_close = session.open + 3 * 3600 * SECOND
+    assert take(live, events=moved(events[:9], regular_close + SECOND - int(events.ts[0])))[1]["late"] == 9
+    assert live.engine.session is None
+    take(live, session=session)
+    said = take(live, events=events)[0]
+    some, ack = take(live, events=moved(events[:9], session.close + SECOND - int(events.ts[0])))
+    assert (some, ack["applied"], ack["late"]) == ([], 0, 9) and live.engine.session == session
+    said += take(live, advance=session.close + 1)[0]
+    assert times(said) == batch("old").as_of.tolist() and unequal(said) == []
+
+
 def moved(events: Events, ns: int) -> Events:
     out = events[np.arange(len(events))]
     out.ts[:] += ns
@@ -256,6 +272,21 @@ def test_time_before_a_session_is_refused_and_leaves_no_trace(tmp_path):
     take(live, session=part()[0])
     assert take(live, advance=5)[1]["watermark"] == 5
     assert take(live, advance=4)[1]["watermark"] == 5
+
+
+def test_a_heartbeat_outlives_a_restart(tmp_path):
+    session, events = part()
+    live = opened(tmp_path / "j.bin")
+    said = take(live, session=session)[0] + take(live, events=events[:1000])[0]
+    told = int(events.ts[999]) + 12 * SECOND
+    said += take(live, advance=told)[0]
+    live.journal.close()
+    live = opened(tmp_path / "j.bin")
+    assert live.engine.watermark == told and live.engine.decided == len(said)
+    late = int((events.ts[1000:] < told).sum())
+    assert late > 10 and take(live, events=events[1000:])[1]["late"] == late
+    kept = np.r_[np.ones(1000, bool), events.ts[1000:] >= told]
+    assert [e for _, e in live.journal.entries() if isinstance(e, int)][-1] == told and live.events == int(kept[1000:].sum())
 
 
 def test_a_model_that_fails_stops_everything_that_would_follow(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cift_models.engine import Pipeline, fold
 from cift_models.errors import CiftError, DataError, InputError
-from cift_models.events import BOOK, HALT, HIDDEN, RESUME, TRADE, Events
+from cift_models.events import BOOK, EMPTY_ASK, HALT, HIDDEN, RESUME, TRADE, Events
 from cift_models.instruments import SECOND
 from serving import wire
 from tests.panels import OPEN, toy_panel, toy_universe
@@ -78,6 +78,7 @@ BAD_EVENTS = {
     "an unknown field of a trade": (bad_trade(maker=1), "event 0: trade has the unknown field 'maker'"),
     "a negative size": (bad_book(bid_sz=[5, -1]), "event 0: bid_sz is -1"),
     "a size of zero at a price": (bad_book(ask_sz=[0, 5]), "event 0: ask has a price without a size"),
+    "a size at an empty level": (bad_book(ask_px=[101, EMPTY_ASK]), "event 0: ask has a price without a size, or a size without a price"),
     "a float in a book": (bad_book(bid_px=[100.0, 99]), "event 0: bid_px is 100.0"),
     "a bool in a book": (bad_book(bid_sz=[True, 5]), "event 0: bid_sz is True"),
     "a price beyond 32 bits": (bad_book(ask_px=[101, 2**31]), "event 0: ask_px is 2147483648"),
