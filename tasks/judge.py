@@ -14,7 +14,7 @@ from cift_models import ledger
 from cift_models.engine import Decisions, Pipeline, fold
 from cift_models.evaluation import metrics
 from cift_models.evaluation.planted import planted_against_found, regime_rows
-from cift_models.evaluation.report import Kernels, LeadLag, Regimes, render
+from cift_models.evaluation.report import Kernels, LeadLag, Regimes, drawings, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
 from cift_models.evaluation.sign_check import on_random_signs
 from cift_models.files import canonical_json
@@ -190,6 +190,9 @@ def judge(
             curves={kind: report["curves"] for kind, report in reports.items() if report["curves"]},
         )
         (room.out / "report.html").write_text(page, encoding="utf-8")
+        (room.out / "plots").mkdir()
+        for name, svg in drawings(page).items():
+            (room.out / "plots" / f"{name}.svg").write_text(svg, encoding="utf-8")
         return {"alarms": len(judged["alarms"]), "rows": judged["rows"], "found": [asdict(row) for row in found]}
 
     inputs = {

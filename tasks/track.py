@@ -77,7 +77,9 @@ def track(
         mlflow.log_batch(parent, metrics=[Metric(k, v, now, 0) for k, v in flat[i : i + 1000]])
     mlflow.log_batch(parent, params=[Param(k, str(v)[:MAX_PARAM]) for k, v in params.items()])
     for path in sorted(judged.directory.iterdir()):
-        if path.name not in ("step.json", "seconds"):
+        if path.is_dir():
+            mlflow.log_artifacts(parent, str(path), path.name)
+        elif path.name not in ("step.json", "seconds"):
             mlflow.log_artifact(parent, str(path))
     mlflow.log_dict(parent, dataset.model_dump(mode="json"), "data_manifest.json")
     mlflow.log_dict(parent, {str(day): ref.facts for day, ref in built.items()}, "features.json")

@@ -387,6 +387,14 @@ def render(
     return _PAGE.replace("{title}", escape(title)).replace("{body}", "\n".join(part for part in body if part))
 
 
+def drawings(page: str) -> dict[str, str]:
+    """The figures of a rendered report as SVG files of their own, by name, in the light colours of the page."""
+    colours = re.search(r":root \{(.*?)\}", page, re.DOTALL)
+    style = f"<style>svg {{{colours[1] if colours else ''} background: #ffffff; }}</style>"
+    found = re.findall(r'(<svg class="plot" data-name="([^"]+)" [^>]*>)(.*?</svg>)', page, re.DOTALL)
+    return {name: head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + style + rest for head, name, rest in found}
+
+
 def _top(metrics: Mapping[str, Any], title: str, subtitle: str) -> str:
     lines = verdicts(metrics)
     alarms = len(metrics["alarms"])

@@ -167,4 +167,14 @@ def test_half_hours_are_in_the_market_zone_and_in_its_order(data):
 
 def test_drawings_keep_their_ids_apart():
     one, two = (plots.learning_curves(name, {"train": [1.0, 0.5]}) for name in ("a", "b"))
-    assert one != two and one.replace('"a-', '"b-').replace("#a-", "#b-") == two
+    assert one != two and one.replace('"a-', '"b-').replace("#a-", "#b-").replace('name="a"', 'name="b"') == two
+
+
+def test_every_figure_is_a_file_of_its_own_too(page):
+    from xml.etree import ElementTree
+
+    found = report.drawings(page)
+    assert len(found) == page.count('class="plot"') > 8
+    for svg in found.values():
+        root = ElementTree.fromstring(svg)
+        assert root.tag == "{http://www.w3.org/2000/svg}svg" and "--s0:" in svg
