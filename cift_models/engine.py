@@ -7,7 +7,7 @@ the bit. No I/O, no clock, no asyncio: time is what the events say.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -159,13 +159,17 @@ class Engine:
     def push(self, events: Events) -> list[Decisions]:
         """Take events in order; returns the instants that they decide. Raises DataError where they are out of order among themselves.
 
-        Without a `begin`, the session is the regular one of the first event's date in the universe's calendar. O(events + instants).
+        Without a `begin`, the session is the regular one of the first event's date in the universe's calendar. Events after the close of
+        the day's own session only move time on. O(events + instants).
         """
         if len(events) == 0:
             return []
         check_order(events)
         if self.session is None or int(events.ts[0]) > self.session.close:
-            self.begin(regular_session(self.pipeline.universe, int(events.ts[0])))
+            session = regular_session(self.pipeline.universe, int(events.ts[0]))
+            if self.session is not None and session.day == self.session.day:
+                return self.advance(int(events.ts[-1]))
+            self.begin(session)
         events = self._drop_late(events)
         if len(events) == 0:
             return []
@@ -239,10 +243,12 @@ class Engine:
 
 
 def _join(parts: Sequence[Events], levels: int) -> Events:
-    """Consecutive parts as one (already in order)."""
+    """Consecutive parts as one: each was in order, and none reached back before the one before it."""
     if len(parts) == 1 and parts[0].levels == levels:
         return parts[0]
-    return merge(parts, levels)
+    if not parts or any(part.levels != levels for part in parts):
+        return merge(parts, levels)
+    return Events(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Events)))
 
 
 def regular_session(universe: Universe, ts: int) -> Session:

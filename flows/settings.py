@@ -12,7 +12,8 @@ from cift_models.settings import get_settings
 
 def prepare() -> None:
     """Set Prefect's environment before its first import; what the user has set stays."""
-    home = get_settings().home
+    settings = get_settings()
+    home = settings.home
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     for name, value in {
         "PREFECT_HOME": str(home / "prefect"),
@@ -23,6 +24,9 @@ def prepare() -> None:
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
+        # Before numpy is imported; tasks/threads.py says why.
+        "OPENBLAS_NUM_THREADS": str(settings.threads),
+        "OMP_NUM_THREADS": str(settings.threads),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "ERROR",

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from cift_models.models import model_class
+from cift_models.settings import get_settings
 from cift_models.stacking import folds, needed
 from flows.parameters import ModelParameters, TrainParameters
 from tasks.dataset import Dataset, build_session, select_data
@@ -17,6 +18,7 @@ from tasks.judge import assemble, fit_heads, judge
 from tasks.record import record_run
 from tasks.release import register, write_release
 from tasks.runs import Run, going_on
+from tasks.threads import limit_threads
 from tasks.torch_process import TORCH, torch_process
 from tasks.track import track
 
@@ -42,6 +44,7 @@ def train(params: TrainParameters) -> Run:
 def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
     """Steps in the order of the README's drawing. Called by a flow, in its run."""
     kinds = needed(params.models or ["prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "ensemble"])
+    limit_threads(get_settings().threads)
     with torch_process(any(kind in TORCH for kind in kinds)):
         built = build(dataset)
         fits = fit_all(kinds, dataset, built, params)

@@ -13,7 +13,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from cift_models.settings import get_settings
 from tasks import progress
+from tasks.threads import limit_threads
 
 TORCH = ("gnn", "transformer")
 """Kinds whose fit needs torch."""
@@ -55,6 +57,7 @@ def _begin(queue: Any) -> None:
 
 
 def _import() -> None:
+    limit_threads(get_settings().threads)
     import pytorch_lightning  # noqa: F401
     import torch  # noqa: F401
     import torch_geometric  # noqa: F401

@@ -107,6 +107,17 @@ def test_a_new_session_carries_nothing_over():
     assert equal(live, fold(pipeline, pipeline.panel(tomorrow, second)))
 
 
+def test_events_after_the_close_end_the_session_and_begin_none():
+    pipeline, events = make_pipeline(), make_events(7)
+    engine = Engine(pipeline)
+    engine.begin(SESSION)
+    live = engine.push(events)
+    after = events[:3]
+    after.ts[:] = SESSION.close + 60 * SECOND
+    live += engine.push(after)
+    assert len(live) == STEPS and engine.session == SESSION and engine.push(after) == []
+
+
 def test_disorder_a_missing_session_and_a_wrong_order_of_models_are_refused():
     pipeline, events = make_pipeline(), make_events(6)
     with pytest.raises(DataError, match="goes back"):
