@@ -14,6 +14,8 @@ from cift_models.instruments import SECOND
 from cift_models.signals import SignalRule
 from tests.evaluated import forecast, honest, with_forecasts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -22,6 +22,8 @@ from cift_models.models.hawkes import (
     simulate_thinning,
 )
 
+pytestmark = pytest.mark.slow
+
 SECOND = 1_000_000_000
 N_60S = 0.6
 """What is planted in `power_law_market`."""

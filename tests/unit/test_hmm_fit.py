@@ -20,6 +20,8 @@ from cift_models.models.hmm.kernel import HAS_LAG, OBSERVED, PHI, RETURN, SIGMA,
 from cift_models.models.hmm.naming import name_states, order_by_rule, order_like
 from cift_models.models.hmm.recovery import planted_parameters
 
+pytestmark = pytest.mark.slow
+
 PLANTED = ("trending", "mean_reverting", "volatile")
 
 

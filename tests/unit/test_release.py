@@ -19,6 +19,8 @@ from cift_models.errors import CiftError, ReleaseError
 from cift_models.files import canonical_json, sha256_bytes
 from tests.releases import make_home, pipeline, second_session, write_release
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory) -> Path:

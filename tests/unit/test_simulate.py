@@ -16,6 +16,8 @@ from cift_models.instruments import SECOND
 from cift_models.simulate import Market, SimulateConfig, simulate
 from tests.market import small_market
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def default() -> Market:
