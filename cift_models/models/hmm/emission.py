@@ -91,7 +91,6 @@ def hmm_class() -> Any:
                 n_components=begin.n_states,
                 n_iter=n_iter,
                 tol=tol,
-                transmat_prior=1.0 + transition_pseudo_count,
                 params="te",
                 init_params="",
                 implementation="scaling",
@@ -121,6 +120,9 @@ def hmm_class() -> Any:
             likelihood, log_probability, *rest = super()._fit_scaling(X)
             return likelihood, log_probability + self.taken_out_, *rest
 
+        def _compute_posteriors_scaling(self, fwdlattice: NDArray[np.float64], bwdlattice: NDArray[np.float64]) -> NDArray[np.float64]:
+            return shares(fwdlattice * bwdlattice)
+
         def _compute_lower_bound(self, curr_logprob: float) -> float:
             return float(curr_logprob + self.transition_pseudo_count * np.log(self.transmat_).sum())
 
@@ -140,10 +142,16 @@ def hmm_class() -> Any:
             moment_sums(X, posteriors, stats["moments"])
 
         def _do_mstep(self, stats: dict[str, Any]) -> None:
-            super()._do_mstep(stats)
+            self.transmat_ = shares(self.transition_pseudo_count + stats["trans"])
             self.states_ = maximise(stats["moments"], self.states_, self.variance_floor)
 
     return AutoregressiveHMM
+
+
+def shares(mass: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows of float64[N, K] over their sums. hmmlearn's own sets the shape of an array, which numpy deprecates since 2.5."""
+    total = mass.sum(axis=1, keepdims=True)
+    return mass / np.where(total == 0, 1.0, total)
 
 
 def maximise(moments: NDArray[np.float64], states: NDArray[np.float64], variance_floor: float) -> NDArray[np.float64]:
