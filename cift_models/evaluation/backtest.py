@@ -124,7 +124,7 @@ def execution_timing(data: Evaluated, mean_bps: NDArray[np.float64], ready: NDAr
     asks, bids = ask[rows], bid[rows]
     at = np.arange(len(starts))
     saved = (asks.mean(axis=1) - asks[at, buy]) + (bids[at, sell] - bids.mean(axis=1))
-    return Timing(starts, 1e4 * 0.5 * saved / data.mid[starts], 0.5 * (buy + sell))
+    return Timing(starts, 1e4 * 0.5 * saved / data.mid[starts], (buy + sell) / 2)
 
 
 def _windows(data: Evaluated, good: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
