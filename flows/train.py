@@ -12,7 +12,7 @@ from cift_models.settings import get_settings
 from cift_models.stacking import folds, needed
 from flows.parameters import ModelParameters, TrainParameters
 from tasks.dataset import Dataset, build_session, select_data
-from tasks.fit import Fits, fit
+from tasks.fit import Assignment, Fits, fit
 from tasks.ingest import find_truth
 from tasks.judge import assemble, fit_heads, judge
 from tasks.record import record_run
@@ -73,7 +73,7 @@ def fit_all(kinds: list[str], dataset: Dataset, built: dict, params: ModelParame
         futures[kind] = {}
         previous = None
         for fold in folds(kind, kinds):
-            futures[kind][fold.name] = fit.submit(kind, fold, dataset, built, below, config, params.seed, previous)
+            futures[kind][fold.name] = fit.submit(Assignment(kind, fold, dataset, built, below, config, params.seed, previous))
             previous = futures[kind][fold.name] if kind in CHAINED else None
     return {kind: {name: future.result() for name, future in futures[kind].items()} for kind in kinds}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,73 +24,59 @@ Fits = dict[str, dict[str, StepRef]]
 """Fits by kind and fold name."""
 
 
-@task(persist_result=False, cache_policy=NO_CACHE, task_run_name="fit {kind} {fold.name}")
-def fit(
-    kind: str,
-    fold: Fold,
-    dataset: Dataset,
-    built: dict[int, StepRef],
-    below: Fits,
-    config: dict[str, Any],
-    seed: int,
-    previous: StepRef | None = None,
-) -> StepRef:
-    """Fit `kind` on the past of a fold, and predict the fold's blocks.
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One kind on one fold, with what it reads: all that a fit depends on, besides the code and the threads of the settings.
 
-    `below` holds the fits of the models that it reads, `previous` its fit on the fold before (which keeps the order of hidden states).
+    built      features and labels by session (yyyymmdd)
+    below      fits of the models that it reads
+    config     what its Config is made of; the rest has defaults
+    previous   its fit on the fold before, which keeps the order of hidden states
     """
-    return in_torch_process(kind, fit_step, kind, fold, dataset, built, below, config, seed, previous)
+
+    kind: str
+    fold: Fold
+    dataset: Dataset
+    built: dict[int, StepRef]
+    below: Fits
+    config: dict[str, Any]
+    seed: int
+    previous: StepRef | None = None
 
 
-def fit_step(
-    kind: str,
-    fold: Fold,
-    dataset: Dataset,
-    built: dict[int, StepRef],
-    below: Fits,
-    config: dict[str, Any],
-    seed: int,
-    previous: StepRef | None = None,
-) -> StepRef:
+@task(persist_result=False, cache_policy=NO_CACHE, task_run_name="fit {given.kind} {given.fold.name}")
+def fit(given: Assignment) -> StepRef:
+    """Fit a kind on the past of a fold, and predict the fold's blocks. Prefect waits for the fits among what is given, and puts them in."""
+    return in_torch_process(given.kind, fit_step, given)
+
+
+def fit_step(given: Assignment) -> StepRef:
     """The step behind `fit`, in whatever process."""
+    kind, fold, dataset = given.kind, given.fold, given.dataset
     threads = get_settings().threads
-
-    def run(room: Room) -> dict[str, Any]:
-        return _run(room, kind, fold, dataset, built, below, config, seed, threads, previous)
-
     inputs = {
         "kind": kind,
         "train": list(fold.train),
         "stop": list(fold.stop),
         "predict": list(fold.predict),
         "dataset": {"calendar": dataset.calendar, "universe": dataset.universe, "latency_ns": dataset.latency_ns},
-        "sessions": {str(day): ref for day, ref in built.items()},
-        "below": below,
-        "previous": previous,
-        "config": config,
-        "seed": seed,
+        "sessions": {str(day): ref for day, ref in given.built.items()},
+        "below": given.below,
+        "previous": given.previous,
+        "config": given.config,
+        "seed": given.seed,
         "threads": threads,
     }
-    return step(f"{kind} {fold.name}", inputs, run, under=f"models/checkpoints/{kind}")
+    return step(f"{kind} {fold.name}", inputs, lambda room: _run(room, given, threads), under=f"models/checkpoints/{kind}")
 
 
-def _run(
-    room: Room,
-    kind: str,
-    fold: Fold,
-    dataset: Dataset,
-    built: dict[int, StepRef],
-    below: Fits,
-    config: dict[str, Any],
-    seed: int,
-    threads: int,
-    previous: StepRef | None,
-) -> dict[str, Any]:
+def _run(room: Room, given: Assignment, threads: int) -> dict[str, Any]:
+    kind, fold, below = given.kind, given.fold, given.below
     cls = model_class(kind)
-    calendar = dataset.get_calendar()
+    calendar = given.dataset.get_calendar()
 
     def panel(day: int):
-        return open_panel(dataset, built, day)
+        return open_panel(given.dataset, given.built, day)
 
     def heard(day: int) -> dict[str, dict[str, Outputs]]:
         return {
@@ -99,11 +86,11 @@ def _run(
 
     train = TrainingPanels(kind, calendar, fold.train, panel, heard)
     stop = TrainingPanels(kind, calendar, fold.stop, panel, heard)
-    before = previous.directory / "model" if previous else None
+    before = given.previous.directory / "model" if given.previous else None
     ctx = FitContext(
-        seed=seed, threads=threads, workdir=room.work, previous=before, progress=lambda what, share: room.progress(what, 0.9 * share)
+        seed=given.seed, threads=threads, workdir=room.work, previous=before, progress=lambda what, share: room.progress(what, 0.9 * share)
     )
-    model, report = cls.fit(cls.Config(**config), train, stop, ctx)
+    model, report = cls.fit(cls.Config(**given.config), train, stop, ctx)
     (room.out / "model").mkdir()
     model.save(room.out / "model")
     own_t1 = max(max_train_t1(panels, bool(cls.needs)) for panels in ([train, stop] if len(stop) else [train]))
