@@ -24,6 +24,8 @@ HALT = 8
 """Bit of `kind`: trading stopped."""
 RESUME = 16
 """Bit of `kind`: trading goes on."""
+GAP = 32
+"""Bit of `kind`, beside HALT: the feed lost messages, not the venue stopped; RESUME says that the book is whole again."""
 
 EMPTY_BID = -(2**31 - 1)
 """Price in ticks of a bid level that holds no order (its size is 0): below every price, so order-flow comparisons need no special case."""
@@ -38,7 +40,7 @@ class Events:
     ts        int64[n]     ns UTC when it could be used: receive time where the feed has it (running maximum), else exchange time
     symbol    int16[n]     place in the universe
     sequence  int64[n]     the venue's order within a symbol
-    kind      int8[n]      bits BOOK, TRADE, HIDDEN, HALT, RESUME
+    kind      int8[n]      bits BOOK, TRADE, HIDDEN, HALT, RESUME, GAP
     side      int8[n]      of a trade: +1 buyer-initiated, -1 seller-initiated, 0 unknown or no trade
     trade_px  int64[n]     price units (Instrument.price_scale)
     trade_sz  int64[n]     lots

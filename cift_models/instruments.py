@@ -33,26 +33,42 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Regular hours of a venue, in its own time zone."""
+    """Regular hours of a venue, in its own time zone; a close at midnight is the day's end.
+
+    A venue that never closes is `continuous`: its sessions are the stretches that were recorded, they end at a gap and not at midnight.
+    """
 
     name: str
     zone: str
     open: time
     close: time
+    continuous: bool = False
 
     def session(self, day: date) -> Session:
         """The regular session of a date; it says nothing about holidays, the data do."""
         zone = ZoneInfo(self.zone)
         begin = datetime.combine(day, self.open, zone)
-        end = datetime.combine(day, self.close, zone)
+        end = datetime.combine(day if self.close > self.open else day + timedelta(days=1), self.close, zone)
         return Session(int(day.strftime("%Y%m%d")), to_ns(begin), to_ns(end))
 
 
 CALENDARS = {
     "us_equity": Calendar("us_equity", "America/New_York", time(9, 30), time(16)),
+    "us_equity_extended": Calendar("us_equity_extended", "America/New_York", time(4), time(20)),
+    "always": Calendar("always", "UTC", time(0), time(0), continuous=True),
     "simulated": Calendar("simulated", "UTC", time(9), time(12)),
 }
 """Calendars by name; an instrument names one."""
+
+
+def stretch(first: int, last: int) -> Session:
+    """The session that a recording of a continuous venue makes: from the whole second before `first` to the one after `last` (ns UTC).
+
+    Its day is the UTC date of `first`. Stretches that touch are one session: a file that ends at midnight and the next day's.
+    """
+    open_s, close_s = first // SECOND, -(-last // SECOND)
+    day = datetime.fromtimestamp(open_s, UTC)
+    return Session(int(day.strftime("%Y%m%d")), open_s * SECOND, max(close_s, open_s + 1) * SECOND)
 
 
 def to_ns(moment: datetime) -> int:
@@ -76,6 +92,8 @@ class Instrument:
     fee_bps: float
     calendar: str
     levels: int
+    trade_side: str = "sent"
+    """Who says which side took: the feed (`sent`), or the quote before the trade (`inferred`: features/aggressor.py)."""
 
     @property
     def tick_size(self) -> float:

@@ -21,6 +21,10 @@ POLARS = {"int64": "Int64", "int32": "Int32", "int8": "Int8", "bool": "Boolean",
 """Canonical type to the name of polars' type."""
 ARROW = {"int64": "int64", "int32": "int32", "int8": "int8", "bool": "bool_", "float64": "float64", "str": "string"}
 """Canonical type to the name of pyarrow's type."""
+QUESTDB = {"int64": "LONG", "int32": "INT", "int8": "BYTE", "bool": "BOOLEAN", "float64": "DOUBLE", "str": "STRING"}
+"""Canonical type to QuestDB's. Never VARCHAR: the server exports short ones to Parquet as null. Instants are TIMESTAMP_NS."""
+CLICKHOUSE = {"int64": "Int64", "int32": "Int32", "int8": "Int8", "bool": "UInt8", "float64": "Float64", "str": "String"}
+"""Canonical type to ClickHouse's. Instants are Int64 nanoseconds: a driver cuts DateTime64 to microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,11 @@ class Column:
     unit: str
     meaning: str
     nullable: bool = False
+
+    @property
+    def instant(self) -> bool:
+        """Whether it holds instants: int64 ns UTC."""
+        return self.dtype == "int64" and self.unit == "ns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,17 @@ class Table:
 
         self._written_out()
         return pa.schema([pa.field(c.name, getattr(pa, ARROW[c.dtype])(), nullable=c.nullable) for c in self.columns])
+
+    def questdb_columns(self) -> dict[str, str]:
+        """Name to type of the table's columns in QuestDB. What repeats becomes one array a column (`bid_px DOUBLE[]`), whatever the depth:
+        its arrays hold doubles only, so an integer in one must be below 2**53."""
+        columns = {c.name: "TIMESTAMP_NS" if c.instant else "SYMBOL" if c == _SYMBOL else QUESTDB[c.dtype] for c in self.columns}
+        return columns | {c.name.removesuffix("_{}"): "DOUBLE[]" for c in self.each}
+
+    def clickhouse_columns(self) -> dict[str, str]:
+        """Name to type of the table's columns in ClickHouse."""
+        self._written_out()
+        return {c.name: f"Nullable({CLICKHOUSE[c.dtype]})" if c.nullable else CLICKHOUSE[c.dtype] for c in self.columns}
 
     def empty(self) -> polars.DataFrame:
         import polars as pl
@@ -182,10 +202,26 @@ ORDERS = Table(
 )
 STATUS = Table(
     "status",
-    (*_TIMES, Column("halted", "bool", "", "true: trading stops with this message; false: it goes on")),
+    (
+        *_TIMES,
+        Column("halted", "bool", "", "true: trading stops with this message; false: it goes on"),
+        Column("gap", "bool", "", "with halted: it is the feed that stopped (messages are missing), not the venue; false otherwise"),
+    ),
     key=("sequence",),
     time="ts_recv",
 )
+BOOK_STATE = Table(
+    "book_state",
+    (
+        *_TIMES,
+        Column("side", "int8", "1", "+1 bid, -1 ask"),
+        Column("price", "int64", "price units", "a price at which orders rest"),
+        Column("size", "int64", "lots", "how much rests there"),
+    ),
+    key=("side", "price"),
+    time="ts_recv",
+)
+"""The whole book as a feed of changes left it, every level: what the next file goes on from. `sequence` is the venue's last update id."""
 FEATURES = Table(
     "features",
     (
@@ -243,12 +279,15 @@ INSTRUMENTS = Table(
         Column("fee_bps", "float64", "bps", "fee of taking liquidity"),
         Column("calendar", "str", "", "regular hours (instruments.CALENDARS)"),
         Column("levels", "int32", "1", "levels of its book"),
+        Column("trade_side", "str", "", "who says which side took: the feed (sent), or the quote before the trade (inferred)"),
     ),
     key=("symbol",),
     time="",
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (TRADES, QUOTES, BOOK, ORDERS, STATUS, FEATURES, OUTPUTS, PREDICTIONS, INSTRUMENTS)}
+TABLES: dict[str, Table] = {
+    t.name: t for t in (TRADES, QUOTES, BOOK, ORDERS, STATUS, BOOK_STATE, FEATURES, OUTPUTS, PREDICTIONS, INSTRUMENTS)
+}
 """Every canonical table by name."""
 
 

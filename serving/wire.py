@@ -10,8 +10,8 @@ The session that runs already goes on, and with "after": ns the decisions later 
 "fresh": true it begins anew.
 
 An event has `ts`, `symbol`, `sequence` and at least one of: `trade` {"px", "sz", "side", "hidden"}, `book` {"bid_px", "bid_sz", "ask_px",
-"ask_sz"} (lists, best first, at most the universe's levels, integers in the instrument's scales), `status` "halt" or "resume". The events
-of a message stand in the order of (ts, place of the symbol in the universe, sequence).
+"ask_sz"} (lists, best first, at most the universe's levels, integers in the instrument's scales), `status` "halt", "gap" or "resume".
+The events of a message stand in the order of (ts, place of the symbol in the universe, sequence).
 
 Out: one message for each instant that was decided, with every symbol, then {"v": 1, "ack": n, "applied": k, "late": l, "watermark": ns};
 or {"v": 1, "seq": n, "error": "..."}, and nothing has changed. Floats are written so that they read back to the same bits.
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from cift_models.engine import Decisions, Pipeline
 from cift_models.errors import InputError
-from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, HALT, HIDDEN, RESUME, TRADE, Events, check_order
+from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, GAP, HALT, HIDDEN, RESUME, TRADE, Events, check_order
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.models.protocol import Why
 
@@ -46,7 +46,7 @@ MAX_SESSION_NS = 7 * 86_400 * SECOND
 _EVENT_KEYS = frozenset({"ts", "symbol", "sequence", "trade", "book", "status"})
 _TRADE_KEYS = frozenset({"px", "sz", "side", "hidden"})
 _BOOK_KEYS = frozenset({"bid_px", "bid_sz", "ask_px", "ask_sz"})
-_STATUS = {"halt": HALT, "resume": RESUME}
+_STATUS = {"halt": HALT, "gap": HALT | GAP, "resume": RESUME}
 _SIGNALS = {-1: "Sell", 0: "Hold", 1: "Buy"}
 _INT = {int}
 
@@ -151,7 +151,7 @@ def read_events(rows: Any, universe: Universe) -> Events:
             books.append(i)
         if (status := row.get("status")) is not None:
             if type(status) is not str or status not in _STATUS:
-                raise InputError(f"event {i}: status is {_shown(status)}. Expected halt or resume.", hint="Leave it out otherwise.")
+                raise InputError(f"event {i}: status is {_shown(status)}. Expected halt, gap or resume.", hint="Leave it out otherwise.")
             kind |= _STATUS[status]
         if not kind:
             raise InputError(f"event {i} says nothing.", hint="Send a trade, a book or a status with it.")
@@ -258,7 +258,7 @@ def write_events(events: Events, universe: Universe) -> list[dict[str, Any]]:
         if kind & BOOK:
             row["book"] = {name: column[i] for name, column in zip(("bid_px", "bid_sz", "ask_px", "ask_sz"), books, strict=True)}
         if kind & (HALT | RESUME):
-            row["status"] = "halt" if kind & HALT else "resume"
+            row["status"] = "gap" if kind & GAP else "halt" if kind & HALT else "resume"
         rows.append(row)
     return rows
 

@@ -23,7 +23,7 @@ from cift_models.settings import get_settings
 from cift_models.splits import BlockCalendar, block_calendar
 from cift_models.stores.features import open_features
 from cift_models.stores.panels import open_panel as stored_panel
-from cift_models.stores.ticks import ParquetTicks
+from cift_models.stores.ticks import open_ticks
 from tasks.step import Room, StepRef, step
 
 DELAYS_NS = (0, 1_000_000, 10_000_000, 100_000_000, SECOND)
@@ -75,7 +75,7 @@ def select_data(symbols: list[str], start: date, end: date, test_from: date | No
 
     Raises UnknownSymbol and EmptyRange, naming what is stored.
     """
-    ticks = ParquetTicks(get_settings().home)
+    ticks = open_ticks(get_settings())
     if end < start:
         raise EmptyRange(f"The range {start} .. {end} ends before it starts.", hint="Give the earlier day first.")
     universe = ticks.universe(symbols)
@@ -101,7 +101,7 @@ def build_session(dataset: Dataset, day: int) -> StepRef:
 
     def run(room: Room) -> dict[str, Any]:
         room.progress("reading events", 0.1)
-        events = ParquetTicks(settings.home).events(universe, session)
+        events = open_ticks(settings).events(universe, session)
         room.progress("features", 0.3)
         as_of, offsets, x, valid, why = stream.build(universe, features, session, events)
         ref = open_features(settings).write(universe, features, session, as_of=as_of, offsets=offsets, x=x, valid=valid, why=why)
@@ -134,7 +134,7 @@ def _open_panel(dataset_json: str, key: str, sha256: str, features_sha256: str, 
     dataset = Dataset.model_validate_json(dataset_json)
     universe, features, session = dataset.get_universe(), dataset.get_features(), dataset.session(day)
     settings = get_settings()
-    panel = stored_panel(ParquetTicks(settings.home), open_features(settings), universe, features, session, features_sha256)
+    panel = stored_panel(open_ticks(settings), open_features(settings), universe, features, session, features_sha256)
     y, known, end = load_labels(settings.home / key, dataset.latency_ns)
     # A row whose label is unknown for a symbol that is valid teaches no symbol: rows is one mark an instant.
     return replace(panel, y=y, label_end=end, rows=(known | ~panel.valid).all(axis=1))

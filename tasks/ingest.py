@@ -17,7 +17,7 @@ from cift_models.feeds.quality import check_tables
 from cift_models.files import canonical_json, replacing, write_atomic
 from cift_models.settings import get_settings
 from cift_models.simulate import SimulateConfig, simulate
-from cift_models.stores.ticks import ParquetTicks
+from cift_models.stores.ticks import open_ticks
 from tasks.dataset import Dataset
 from tasks.progress import reporter
 
@@ -32,7 +32,7 @@ def ingest_file(feed: str, file: str) -> dict[str, Any]:
     day = read_lobster(path, progress=lambda what, share: progress(what, 0.7 * share))
     progress("check and store", 0.7)
     checked = check_tables(day.tables, day.session, receive_clock=day.source["receive_clock"])
-    refs = ParquetTicks(get_settings().home).write_session(day.instrument, day.session, checked, day.source)
+    refs = open_ticks(get_settings()).write_day(day, checked)
     quarantined: dict[str, int] = {}
     for table in checked.values():
         for reason, n in table.counts.items():
@@ -77,7 +77,7 @@ def simulate_market(params: dict[str, Any]) -> dict[str, Any]:
     progress = reporter("simulate")
     config = SimulateConfig(**params)
     market = simulate(config, progress=lambda what, share: progress(what, 0.7 * share))
-    ticks = ParquetTicks(get_settings().home)
+    ticks = open_ticks(get_settings())
     n = 0
     for k, (session, parts) in enumerate(zip(market.sessions, market.events, strict=True)):
         progress(f"store {session.day}", 0.7 + 0.3 * k / len(market.sessions))

@@ -16,7 +16,7 @@ from cift_models.schema import PREDICTIONS
 from cift_models.settings import get_settings
 from cift_models.stores.features import open_features
 from cift_models.stores.releases import Releases
-from cift_models.stores.ticks import ParquetTicks
+from cift_models.stores.ticks import open_ticks
 from tasks.dataset import yyyymmdd
 from tasks.progress import reporter
 
@@ -42,7 +42,7 @@ def predict_range(name: str, symbols: list[str], start: date, end: date) -> list
     for symbol in symbols:
         if symbol not in known:
             raise UnknownSymbol(f"The release {sha256[:12]} does not know {symbol!r}.", hint=f"It knows {', '.join(known)}.")
-    ticks, store = ParquetTicks(settings.home), open_features(settings)
+    ticks, store = open_ticks(settings), open_features(settings)
     sessions = ticks.sessions(known, yyyymmdd(start), yyyymmdd(end))
     t1 = {entry.kind: entry.max_train_t1 for entry in manifest.models}
     summaries = []

@@ -17,11 +17,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, HALT, RESUME, Events
+from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, GAP, HALT, RESUME, Events
 from cift_models.features.feature_set import FeatureSet
 from cift_models.instruments import Universe
 
-OK, WARM_UP, HALTED, ABSENT = 0, 1, 3, 4  # values of models.protocol.Why that this family decides
+OK, WARM_UP, FEED_GAP, HALTED, ABSENT = 0, 1, 2, 3, 4  # values of models.protocol.Why that this family decides
 
 
 def names(features: FeatureSet) -> tuple[str, ...]:
@@ -48,14 +48,14 @@ def start(universe: Universe, features: FeatureSet) -> dict[str, NDArray]:
         "ask_px": np.full(shape, EMPTY_ASK, np.int32),
         "ask_sz": np.zeros(shape, np.int64),
         "last_ts": np.zeros(shape[0], np.int64),
-        "halted": np.zeros(shape[0], np.bool_),
+        "halted": np.zeros(shape[0], np.int8),
     }
 
 
 def fold(
     state: dict[str, NDArray], events: Events, offsets: NDArray, as_of: NDArray, x: NDArray, why: NDArray, at: int, universe: Universe
 ) -> None:
-    """Apply the events of each step and write columns at.. of x[T, S, F]; why[T, S] becomes HALTED or ABSENT where the book says so."""
+    """Apply the events of each step and write columns at.. of x[T, S, F]; why[T, S] becomes FEED_GAP, HALTED or ABSENT."""
     tick_size = np.array([i.tick_size for i in universe.instruments])
     _fold(
         state["bid_px"], state["bid_sz"], state["ask_px"], state["ask_sz"], state["last_ts"], state["halted"],
@@ -75,9 +75,9 @@ def _fold(
             s = symbol[i]
             last_ts[s] = ts[i]
             if kind[i] & HALT:
-                halted[s] = True
+                halted[s] = FEED_GAP if kind[i] & GAP else HALTED
             if kind[i] & RESUME:
-                halted[s] = False
+                halted[s] = OK
             if kind[i] & BOOK:
                 for level in range(levels):
                     bid_px[s, level] = ev_bid_px[i, level]
@@ -90,7 +90,7 @@ def _fold(
                 why[t, s] = ABSENT
                 continue
             if halted[s]:
-                why[t, s] = HALTED
+                why[t, s] = halted[s]
             bid, ask = np.int64(bid_px[s, 0]), np.int64(ask_px[s, 0])
             bid_size, ask_size = bid_sz[s, 0], ask_sz[s, 0]
             mid = (bid + ask) * tick_size[s] / 2

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cift_models.errors import DataError
-from cift_models.events import BOOK, HALT, HIDDEN, RESUME, TRADE, Events, check_order
+from cift_models.events import BOOK, GAP, HALT, HIDDEN, RESUME, TRADE, Events, check_order
 from cift_models.schema import BOOK as BOOK_TABLE
 from cift_models.schema import STATUS, TRADES
 
@@ -24,7 +24,8 @@ def tables_of_events(events: Events) -> dict[str, polars.DataFrame]:
     """TRADES, STATUS and BOOK of one symbol's events; `ts` is written as both times.
 
     A row without BOOK loses what it holds in the levels, a row without TRADE what it holds in side, price and size: they mean nothing.
-    Raises DataError for events of two symbols, out of order, of a kind that says nothing, HIDDEN without TRADE, or HALT with RESUME.
+    Raises DataError for events of two symbols, out of order, of a kind that says nothing, HIDDEN without TRADE, GAP without HALT,
+    or HALT with RESUME.
     """
     import polars as pl
 
@@ -45,7 +46,8 @@ def tables_of_events(events: Events) -> dict[str, polars.DataFrame]:
     return {
         "trades": pl.DataFrame(trades, schema=TRADES.polars_schema()),
         "status": pl.DataFrame(
-            {k: v[status] for k, v in times.items()} | {"halted": events.kind[status] & HALT > 0}, schema=STATUS.polars_schema()
+            {k: v[status] for k, v in times.items()} | {"halted": events.kind[status] & HALT > 0, "gap": events.kind[status] & GAP > 0},
+            schema=STATUS.polars_schema(),
         ),
         "book": pl.DataFrame({k: v[book] for k, v in times.items()} | levels, schema=table.polars_schema()),
     }
@@ -82,7 +84,8 @@ def events_of_tables(tables: Mapping[str, polars.DataFrame], symbol: int = 0) ->
         out.kind[at] |= np.where(frame["hidden"].to_numpy(), TRADE | HIDDEN, TRADE).astype(np.int8)
         out.side[at], out.trade_px[at], out.trade_sz[at] = (frame[c].to_numpy() for c in ("side", "price", "size"))
     if "status" in frames:
-        out.kind[place["status"]] |= np.where(frames["status"]["halted"].to_numpy(), HALT, RESUME).astype(np.int8)
+        halted, gap = (frames["status"][c].to_numpy() for c in ("halted", "gap"))
+        out.kind[place["status"]] |= (np.where(halted, HALT, RESUME) | np.where(gap, GAP, 0)).astype(np.int8)
     if "book" in frames:
         frame, at = frames["book"], place["book"]
         out.kind[at] |= BOOK
@@ -119,7 +122,8 @@ def _check_kinds(events: Events) -> None:
         ("say nothing (kind 0)", kind & (BOOK | TRADE | HALT | RESUME) == 0),
         ("are HIDDEN without TRADE", (kind & HIDDEN > 0) & (kind & TRADE == 0)),
         ("are HALT and RESUME at once", (kind & HALT > 0) & (kind & RESUME > 0)),
-        ("have an unknown kind", kind & ~np.int8(BOOK | TRADE | HIDDEN | HALT | RESUME) != 0),
+        ("are GAP without HALT", (kind & GAP > 0) & (kind & HALT == 0)),
+        ("have an unknown kind", kind & ~np.int8(BOOK | TRADE | HIDDEN | HALT | RESUME | GAP) != 0),
         ("repeat a sequence or go back in it", np.r_[False, np.diff(events.sequence) <= 0] if len(events) else np.zeros(0, bool)),
     ]
     for what, bad in trouble:

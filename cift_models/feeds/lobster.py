@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from cift_models.errors import FeedError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
+from cift_models.feeds.day import FeedDay
 from cift_models.files import sha256_bytes
 from cift_models.instruments import CALENDARS, Instrument, Session, to_ns
 from cift_models.schema import BOOK, ORDERS, STATUS, TRADES
@@ -78,24 +79,16 @@ class LobsterName:
         return Session(int(self.day.strftime("%Y%m%d")), midnight + self.start_ms * MS, midnight + self.end_ms * MS)
 
 
-@dataclass(frozen=True, slots=True)
-class LobsterDay:
-    """One file, read: canonical tables `book`, `trades`, `orders`, `status` by name, and facts about the source (JSON values)."""
-
-    instrument: Instrument
-    session: Session
-    tables: dict[str, polars.DataFrame]
-    source: dict[str, Any]
-
-
 def read_lobster(
     path: Path,
     symbol: str | None = None,
     tick_units: int = 100,
     fee_bps: float = 0.0,
     progress: Callable[[str, float], None] = lambda what, share: None,
-) -> LobsterDay:
-    """Read one zip. `sequence` is the row number from 0; both times are the exchange's, for LOBSTER has no receive clock.
+) -> FeedDay:
+    """Read one zip into `book`, `trades`, `orders` and `status`.
+
+    `sequence` is the row number from 0; both times are the exchange's, for LOBSTER has no receive clock.
 
     symbol      refuse a file of another one
     tick_units  price units in a tick: 100 (one cent), 1 for a stock below a dollar
@@ -136,7 +129,7 @@ def read_lobster(
         "book_disagreements": disagreements,
     }
     progress("done", 1.0)
-    return LobsterDay(instrument, name.session, tables, source)
+    return FeedDay(instrument, name.session, tables, source)
 
 
 def _unpack(path: Path) -> tuple[bytes, LobsterName, bytes, bytes]:
@@ -261,7 +254,7 @@ def _tables(
         "ts_event", "ts_recv", "sequence", -pl.col("side"), "price", "size", hidden=action != EXECUTE
     )
     status = rows.filter((action == STATUS_TYPE) & (pl.col("price") != 0)).select(
-        "ts_event", "ts_recv", "sequence", halted=pl.col("price") == -1
+        "ts_event", "ts_recv", "sequence", halted=pl.col("price") == -1, gap=False
     )
     levels = []
     for level in range(instrument.levels):

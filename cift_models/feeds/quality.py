@@ -1,6 +1,6 @@
 """Rows that no model may see: counted by reason, and kept apart with the reason, never repaired or dropped in silence.
 
-    off_session    ts_event or ts_recv outside the session's open and close
+    off_session    ts_recv outside the session's open and close, or ts_event in a feed without a receive clock
     out_of_order   the sequence goes back or repeats; or time goes back in a feed without a receive clock
     non_positive   a price or size that is not above zero (a negative size where a level is empty)
     crossed        best bid above best ask, or a book whose levels are not in order. Locked (bid = ask) is kept: venues do lock
@@ -42,7 +42,7 @@ def check(frame: polars.DataFrame, session: Session, receive_clock: bool) -> Che
     import polars as pl
 
     reason = np.full(len(frame), len(REASONS), np.int8)
-    usable = _mark(reason, "off_session", _off_session(frame, session))
+    usable = _mark(reason, "off_session", _off_session(frame, session, receive_clock))
     usable = _mark(reason, "out_of_order", _out_of_order(frame, usable, receive_clock))
     _mark(reason, "non_positive", _non_positive(frame))
     _mark(reason, "crossed", _crossed(frame))
@@ -66,8 +66,10 @@ def _mark(reason: NDArray[np.int8], what: str, bad: NDArray[np.bool_]) -> NDArra
     return free & ~bad
 
 
-def _off_session(frame: polars.DataFrame, session: Session) -> NDArray[np.bool_]:
-    event, recv = frame["ts_event"].to_numpy(), frame["ts_recv"].to_numpy()
+def _off_session(frame: polars.DataFrame, session: Session, receive_clock: bool) -> NDArray[np.bool_]:
+    """By the clock that says what may be used when: the exchange's may run ahead of the receiver's at either end."""
+    recv = frame["ts_recv"].to_numpy()
+    event = recv if receive_clock else frame["ts_event"].to_numpy()
     return (np.minimum(event, recv) < session.open) | (np.maximum(event, recv) > session.close)
 
 

@@ -117,13 +117,18 @@ def read_manifest(home: Path, key: str) -> tuple[PartitionRef, dict[str, Any]]:
 def open_manifest(home: Path, ref: PartitionRef) -> dict[str, Any]:
     """The manifest that a reference means. Raises NotStored if the partition is gone or has been replaced."""
     found, manifest = read_manifest(home, ref.key)
+    require(found, ref)
+    return manifest
+
+
+def require(found: PartitionRef, ref: PartitionRef) -> None:
+    """Raise NotStored where what was found under a key is not what a reference means."""
     if found != ref:
         raise NotStored(
             f"The partition {ref.key} is not the one referred to: manifest {found.sha256[:12]}, expected {ref.sha256[:12]}.",
             hint="It was written again since. Run the steps that read it again.",
             key=ref.key,
         )
-    return manifest
 
 
 def read_file(home: Path, key: str, manifest: Mapping[str, Any], name: str) -> bytes:

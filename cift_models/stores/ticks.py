@@ -1,18 +1,27 @@
-"""The tick store: canonical tables of a symbol and session, and the event stream that they make."""
+"""The tick store: canonical tables of a symbol and a day, and the event stream that they make.
+
+What a store of ticks means is said once, in TickStore; where its partitions lie is behind the five calls of Partitions: Parquet below the
+home (here), QuestDB (questdb.py).
+"""
 
 from __future__ import annotations
 
-import re
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from cift_models.errors import DataError, EmptyRange, NotStored, SchemaMismatch, SettingsError, StoreError, UnknownSymbol
-from cift_models.events import Events, merge
+import numpy as np
+
+from cift_models.errors import DataError, EmptyRange, SchemaMismatch, SettingsError, StoreError, UnknownSymbol
+from cift_models.events import GAP, HALT, Events, check_order, merge
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
+from cift_models.feeds.day import FeedDay
 from cift_models.feeds.quality import Checked
-from cift_models.instruments import Instrument, Session, Universe
+from cift_models.instruments import CALENDARS, SECOND, Instrument, Session, Universe
 from cift_models.refs import PartitionRef
 from cift_models.schema import table_of
 from cift_models.stores import lake
@@ -26,8 +35,59 @@ QUARANTINE = "quarantine.parquet"
 """Rows that quality kept apart, beside the partition's data, with their reason."""
 
 
-class TickStore(Protocol):
-    """Where canonical tables lie: Parquet here, QuestDB on a server. Every read is verified, every write may be repeated."""
+class Key(NamedTuple):
+    """Where a partition lies, the same in every store: lake/<table>/<symbol>/<yyyymmdd>[/<part>]."""
+
+    table: str
+    symbol: str
+    day: int
+    part: str = ""
+
+    @property
+    def path(self) -> str:
+        """The key as a reference holds it. Raises InputError for a name that cannot be a folder."""
+        folders = [lake.folder_name(name) for name in (self.table, self.symbol, f"{self.day:08d}", self.part) if name]
+        return "/".join(["lake", *folders])
+
+    @classmethod
+    def of(cls, path: str) -> Key:
+        """What `path` gave."""
+        _, table, symbol, day, *part = path.split("/")
+        return cls(table, symbol, int(day), *part)
+
+
+class Partitions(Protocol):
+    """Where a tick store keeps its partitions, each whole or absent, with a manifest of JSON facts that says what its rows mean."""
+
+    def find(self, table: str | None = None) -> list[Key]:
+        """Keys of what is stored, of one table or all, sorted."""
+        ...
+
+    def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
+        """The reference and the facts of a partition. Raises NotStored, StoreError (damaged), StoreUnavailable."""
+        ...
+
+    def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
+        """Write a partition. The same rows and facts give the same reference and change nothing; others replace it, absent in between.
+
+        `facts` holds table, rows and schema_hash. Killed at any point and called again, it leaves what one call leaves.
+        """
+        ...
+
+    def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
+        """The rows of a partition, verified. Raises StoreError (damaged), SchemaMismatch (another version of the table)."""
+        ...
+
+    def quarantined(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame | None:
+        """The rows kept apart, with their reason, verified; None where there are none."""
+        ...
+
+
+class TickStore:
+    """Canonical tables by symbol and day. Every read is verified, every write may be repeated."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
 
     def write(
         self,
@@ -39,86 +99,18 @@ class TickStore(Protocol):
         quarantined: polars.DataFrame | None = None,
         counts: Mapping[str, int] | None = None,
         siblings: Sequence[str] = (),
+        part: str = "",
     ) -> PartitionRef:
         """Write one table of one symbol and session. The same rows and facts give the same reference and change nothing.
 
         source       JSON facts about where the rows came from (feed, file, sha256, receive_clock); nothing that changes from run to run
         quarantined  rows that quality kept apart, with a column `reason`; counts says how many for each
         siblings     tables of the same session and source, without which the session is not whole
+        part         which file of a day that comes in several (FeedDay.part)
         Raises SchemaMismatch or DataError for rows that the table does not allow.
         """
-        ...
-
-    def write_session(
-        self, instrument: Instrument, session: Session, tables: Mapping[str, Checked], source: Mapping[str, Any]
-    ) -> tuple[PartitionRef, ...]:
-        """Write all tables of one symbol and session, the book last: until it is there, `events` refuses the session."""
-        ...
-
-    def write_events(self, instrument: Instrument, session: Session, events: Events, source: Mapping[str, Any]) -> tuple[PartitionRef, ...]:
-        """Write one symbol's events (a simulated market's, a journal's) through the same tables."""
-        ...
-
-    def partitions(
-        self, table: str, symbols: Sequence[str] | None = None, start_day: int | None = None, end_day: int | None = None
-    ) -> tuple[PartitionRef, ...]:
-        """What is stored of a table, by symbol and day; days are yyyymmdd, both ends included. Raises UnknownSymbol, EmptyRange."""
-        ...
-
-    def read(self, ref: PartitionRef) -> polars.DataFrame:
-        """The rows, verified against the reference. Raises NotStored, StoreError (damaged), SchemaMismatch (another version)."""
-        ...
-
-    def facts(self, ref: PartitionRef) -> dict[str, Any]:
-        """What the manifest says: instrument, session, first and last time, quarantined, source, files."""
-        ...
-
-    def instruments(self) -> dict[str, Instrument]:
-        """Every stored symbol, as its latest session describes it."""
-        ...
-
-    def universe(self, symbols: Sequence[str]) -> Universe:
-        """The instruments of some symbols, in the order given. Raises UnknownSymbol."""
-        ...
-
-    def sessions(self, symbols: Sequence[str], start_day: int | None = None, end_day: int | None = None) -> tuple[Session, ...]:
-        """Sessions in which at least one of the symbols is stored, by time.
-
-        Raises UnknownSymbol, EmptyRange; DataError where two symbols were open at different times.
-        """
-        ...
-
-    def events(self, universe: Universe, session: Session) -> Events:
-        """One merged stream. A symbol that is not stored in the session has no events. Raises as `read` does."""
-        ...
-
-    def event_partitions(self, universe: Universe, session: Session) -> tuple[PartitionRef, ...]:
-        """The partitions that `events` reads: what a key over a session's data is made of."""
-        ...
-
-
-class ParquetTicks:
-    """Ticks as Parquet: lake/<table>/<symbol>/<yyyymmdd>/data.parquet and partition.json below the home."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = Path(home).resolve()
-
-    def write(
-        self,
-        table: str,
-        instrument: Instrument,
-        session: Session,
-        frame: polars.DataFrame,
-        source: Mapping[str, Any],
-        quarantined: polars.DataFrame | None = None,
-        counts: Mapping[str, int] | None = None,
-        siblings: Sequence[str] = (),
-    ) -> PartitionRef:
         schema = table_of(table, frame.columns)
         schema.check(frame)
-        files = {lake.DATA: lake.to_parquet(frame)}
-        if quarantined is not None and len(quarantined):
-            files[QUARANTINE] = lake.to_parquet(quarantined)
         times = frame[schema.time]
         facts = {
             "table": table,
@@ -132,79 +124,84 @@ class ParquetTicks:
             "quarantined": dict(counts or {}),
             "source": dict(source),
             "siblings": sorted(siblings),
+            "part": part,
         }
-        return lake.write_partition(self._home, self._key(table, instrument.symbol, session.day), files, facts)
+        key = Key(table, instrument.symbol, session.day, part)
+        return self._partitions.write(key, frame, quarantined if quarantined is not None and len(quarantined) else None, facts)
 
-    def write_session(
-        self, instrument: Instrument, session: Session, tables: Mapping[str, Checked], source: Mapping[str, Any]
-    ) -> tuple[PartitionRef, ...]:
-        siblings = [name for name in EVENT_TABLES if name in tables]
-        order = [name for name in tables if name not in EVENT_TABLES] + siblings
-        refs = []
-        for name in order:
-            checked = tables[name]
-            refs.append(
-                self.write(
-                    name,
-                    instrument,
-                    session,
-                    checked.rows,
-                    source,
-                    checked.quarantined,
-                    checked.counts,
-                    siblings if name in siblings else (),
-                )
+    def write_day(self, day: FeedDay, checked: Mapping[str, Checked]) -> tuple[PartitionRef, ...]:
+        """Write all tables of one file, the event tables last and the book after all: until it is there, `events` refuses the session.
+
+        `checked` is what quality made of the day's tables.
+        """
+        siblings = [name for name in EVENT_TABLES if name in checked]
+        order = [name for name in checked if name not in EVENT_TABLES] + siblings
+        return tuple(
+            self.write(
+                name,
+                day.instrument,
+                day.session,
+                checked[name].rows,
+                day.source,
+                checked[name].quarantined,
+                checked[name].counts,
+                siblings if name in siblings else (),
+                day.part,
             )
-        return tuple(refs)
+            for name in order
+        )
 
     def write_events(self, instrument: Instrument, session: Session, events: Events, source: Mapping[str, Any]) -> tuple[PartitionRef, ...]:
+        """Write one symbol's events (a simulated market's, a journal's) through the same tables."""
         if events.levels != instrument.levels:
             raise DataError(
                 f"{instrument.symbol}: events of {events.levels} levels for an instrument of {instrument.levels}.",
                 hint="Give the instrument as many levels as its book has.",
             )
-        tables = {name: Checked(frame, frame.clear(), {}) for name, frame in tables_of_events(events).items()}
-        return self.write_session(instrument, session, tables, source)
+        tables = tables_of_events(events)
+        checked = {name: Checked(frame, frame.clear(), {}) for name, frame in tables.items()}
+        return self.write_day(FeedDay(instrument, session, tables, dict(source)), checked)
 
     def partitions(
         self, table: str, symbols: Sequence[str] | None = None, start_day: int | None = None, end_day: int | None = None
     ) -> tuple[PartitionRef, ...]:
-        found = self._keys(table, symbols, start_day, end_day)
-        return tuple(lake.read_manifest(self._home, key)[0] for key in found)
+        """What is stored of a table, by symbol, day and part; days are yyyymmdd, both included. Raises UnknownSymbol, EmptyRange."""
+        return tuple(self._partitions.manifest(key)[0] for key in self._keys(table, symbols, start_day, end_day))
 
     def read(self, ref: PartitionRef) -> polars.DataFrame:
-        return self._rows(ref, lake.open_manifest(self._home, ref))
+        """The rows, verified against the reference. Raises NotStored, StoreError (damaged), SchemaMismatch (another version)."""
+        return self._partitions.rows(ref, self.facts(ref))
 
     def quarantined(self, ref: PartitionRef) -> polars.DataFrame | None:
-        """The rows that quality kept apart, with their reason; None where there are none."""
-        import io
-
-        import polars as pl
-
-        manifest = lake.open_manifest(self._home, ref)
-        if QUARANTINE not in manifest["files"]:
-            return None
-        return pl.read_parquet(io.BytesIO(lake.read_file(self._home, ref.key, manifest, QUARANTINE)))
+        """The rows that quality kept apart, with a column `reason`; None where there are none. Raises as `read`."""
+        return self._partitions.quarantined(ref, self.facts(ref))
 
     def facts(self, ref: PartitionRef) -> dict[str, Any]:
-        return lake.open_manifest(self._home, ref)
+        """What the manifest says: instrument, session, first and last time, quarantined, source, part. Raises NotStored if replaced."""
+        found, facts = self._partitions.manifest(Key.of(ref.key))
+        lake.require(found, ref)
+        return facts
 
     def instruments(self) -> dict[str, Instrument]:
-        latest: dict[str, tuple[str, bool, str]] = {}
-        for key in lake.find_manifests(self._home, "lake", "*/*/*"):
-            _, table, symbol, day = key.split("/")
-            latest[symbol] = max(latest.get(symbol, ("", False, "")), (day, table == "book", key))
-        return {
-            symbol: Instrument(**lake.read_manifest(self._home, key)[1]["instrument"]) for symbol, (_, _, key) in sorted(latest.items())
-        }
+        """Every stored symbol, as its latest session describes it."""
+        latest: dict[str, tuple[int, bool, Key]] = {}
+        for key in self._partitions.find():
+            latest[key.symbol] = max(latest.get(key.symbol, (0, False, key)), (key.day, key.table == "book", key))
+        return {symbol: Instrument(**self._partitions.manifest(key)[1]["instrument"]) for symbol, (_, _, key) in sorted(latest.items())}
 
     def universe(self, symbols: Sequence[str]) -> Universe:
+        """The instruments of some symbols, in the order given. Raises UnknownSymbol."""
         stored = self.instruments()
         self._known(symbols, stored)
         return Universe(tuple(stored[s] for s in symbols))
 
     def sessions(self, symbols: Sequence[str], start_day: int | None = None, end_day: int | None = None) -> tuple[Session, ...]:
-        keys: set[str] = set()
+        """Sessions in which at least one of the symbols is stored, by time; at most one begins on a day.
+
+        Of a venue that never closes, recorded stretches that touch are one session, across midnight too; a hole within a day is a gap in
+        the session, not its end. Raises UnknownSymbol, EmptyRange; DataError where symbols of other venues were open at different times.
+        """
+        keys: set[Key] = set()
         empty: EmptyRange | None = None
         for table in EVENT_TABLES:
             try:
@@ -215,56 +212,88 @@ class ParquetTicks:
         if not keys:
             assert empty is not None
             raise empty
-        sessions: dict[int, tuple[Session, str]] = {}
+        whole: dict[int, tuple[Session, Key]] = {}
+        stretches: list[Session] = []
         for key in sorted(keys):
-            session = Session(**lake.read_manifest(self._home, key)[1]["session"])
-            other, where = sessions.setdefault(session.day, (session, key))
+            facts = self._partitions.manifest(key)[1]
+            session = Session(**facts["session"])
+            if CALENDARS[facts["instrument"]["calendar"]].continuous:
+                stretches.append(session)
+                continue
+            other, where = whole.setdefault(session.day, (session, key))
             if other != session:
                 raise DataError(
-                    f"{where} is open {other.open}..{other.close} ns, {key} is open {session.open}..{session.close} ns.",
+                    f"{where.path} is open {other.open}..{other.close} ns, {key.path} is open {session.open}..{session.close} ns.",
                     hint="Expected one session a day for all symbols of a universe: cut the longer one, or leave a symbol out.",
                 )
-        return tuple(session for _, (session, _) in sorted(sessions.items()))
+        return tuple(sorted([session for session, _ in whole.values()] + joined(stretches), key=lambda s: s.open))
 
     def events(self, universe: Universe, session: Session) -> Events:
-        parts = []
+        """One merged stream of all parts. A symbol that is not stored in the session has no events.
+
+        Raises as `read` does; StoreError where a part is half written; DataError where two parts tell of the same time.
+        """
+        streams = []
         for i, instrument in enumerate(universe.instruments):
-            refs = self._event_partitions(instrument, session)
-            if refs:
-                parts.append(events_of_tables({ref.table: self._rows(ref, manifest) for ref, manifest in refs}, i))
-        return merge(parts, universe.levels)
+            parts = self._event_partitions(instrument, session)
+            for part, following in zip_longest(parts, parts[1:]):
+                stream = events_of_tables({ref.table: self._partitions.rows(ref, facts) for ref, facts in part}, i)
+                if following and _close(part) < Session(**following[0][1]["session"]).open:
+                    stream = _gap_behind(stream)
+                streams.append(stream)
+        out = merge(streams, universe.levels)
+        if len(streams) > len(universe):
+            check_order(out)
+        return out
 
     def event_partitions(self, universe: Universe, session: Session) -> tuple[PartitionRef, ...]:
-        return tuple(ref for instrument in universe.instruments for ref, _ in self._event_partitions(instrument, session))
+        """The partitions that `events` reads: what a key over a session's data is made of."""
+        return tuple(ref for i in universe.instruments for part in self._event_partitions(i, session) for ref, _ in part)
 
-    def _event_partitions(self, instrument: Instrument, session: Session) -> list[tuple[PartitionRef, dict[str, Any]]]:
-        """The event tables of one symbol and session, which must be whole and of one source."""
-        found = {}
+    def _event_partitions(self, instrument: Instrument, session: Session) -> list[list[tuple[PartitionRef, dict[str, Any]]]]:
+        """The event tables of one symbol and session by day and part, each whole and of one source, in the order of time."""
+        days = session_days(instrument, session)
+        keys = [k for table in EVENT_TABLES for k in self._partitions.find(table) if k.symbol == instrument.symbol and k.day in days]
+        by_part = groupby(sorted(keys, key=lambda k: (k.day, k.part)), key=lambda k: (k.day, k.part))
+        parts = [self._part({k.table: self._partitions.manifest(k) for k in group}, instrument, session) for _, group in by_part]
+        if not parts and instrument.symbol not in (stored := self.instruments()):
+            self._known([instrument.symbol], stored)
+        parts = [part for part in parts if part]
         for table in EVENT_TABLES:
-            key = self._key(table, instrument.symbol, session.day)
-            try:
-                found[table] = lake.read_manifest(self._home, key)
-            except NotStored:
-                continue
-            manifest = found[table][1]
-            stored = Instrument(**manifest["instrument"])
+            spans = sorted((f["first"], f["last"], r.key) for part in parts for r, f in part if r.table == table and f["rows"])
+            for (_, last, earlier), (first, _, later) in pairwise(spans):
+                if first < last:
+                    raise DataError(
+                        f"{later} begins at {first} ns, before {earlier} ends ({last} ns).",
+                        hint="Two recordings of one stretch would double its events: remove one of the folders, or cut the file.",
+                    )
+        return parts
+
+    @staticmethod
+    def _part(
+        found: dict[str, tuple[PartitionRef, dict[str, Any]]], instrument: Instrument, session: Session
+    ) -> list[tuple[PartitionRef, dict[str, Any]]]:
+        """The tables of one part if it is whole and of this instrument and session; nothing for a stretch of another session."""
+        for ref, facts in found.values():
+            stored = Instrument(**facts["instrument"])
             if stored != instrument:
                 changed = [name for name, value in asdict(instrument).items() if getattr(stored, name) != value]
                 raise SchemaMismatch(
-                    f"{key} is of {', '.join(f'{n} {getattr(stored, n)}' for n in changed)}; the universe says "
+                    f"{ref.key} is of {', '.join(f'{n} {getattr(stored, n)}' for n in changed)}; the universe says "
                     f"{', '.join(f'{n} {getattr(instrument, n)}' for n in changed)}.",
                     hint="Take the universe from the store, or ingest the session again.",
                 )
-            if Session(**manifest["session"]) != session:
+            its = Session(**facts["session"])
+            if CALENDARS[instrument.calendar].continuous:
+                if its.close < session.open or its.open > session.close:
+                    return []
+            elif its != session:
                 raise DataError(
-                    f"{key} is open {manifest['session']['open']}..{manifest['session']['close']} ns, "
-                    f"asked was {session.open}..{session.close} ns.",
+                    f"{ref.key} is open {its.open}..{its.close} ns, asked was {session.open}..{session.close} ns.",
                     hint="Take the session from sessions().",
                 )
-        if not found and instrument.symbol not in (stored := self.instruments()):
-            self._known([instrument.symbol], stored)
-        sources = [manifest["source"] for _, manifest in found.values()]
-        missing = {name for _, manifest in found.values() for name in manifest["siblings"]} - set(found)
+        sources = [facts["source"] for _, facts in found.values()]
+        missing = {name for _, facts in found.values() for name in facts["siblings"]} - set(found)
         if missing or any(source != sources[0] for source in sources):
             what = f"{', '.join(sorted(missing))} missing" if missing else "its tables come from different sources"
             raise StoreError(
@@ -272,24 +301,15 @@ class ParquetTicks:
             )
         return list(found.values())
 
-    def _rows(self, ref: PartitionRef, manifest: Mapping[str, Any]) -> polars.DataFrame:
-        data = lake.read_file(self._home, ref.key, manifest, lake.DATA)
-        return lake.from_parquet(data, ref)
-
-    @staticmethod
-    def _key(table: str, symbol: str, day: int) -> str:
-        return f"lake/{lake.folder_name(table)}/{lake.folder_name(symbol)}/{day:08d}"
-
-    def _keys(self, table: str, symbols: Sequence[str] | None, start_day: int | None, end_day: int | None) -> list[str]:
-        """Keys of a table's partitions by symbol and day, never none."""
-        everything = [k for k in lake.find_manifests(self._home, f"lake/{lake.folder_name(table)}", "*/*") if re.search(r"/\d{8}$", k)]
+    def _keys(self, table: str, symbols: Sequence[str] | None, start_day: int | None, end_day: int | None) -> list[Key]:
+        """Keys of a table's partitions, never none."""
+        everything = self._partitions.find(lake.folder_name(table))
         if symbols is not None:
             self._known(symbols, self.instruments())
-        mine = [k for k in everything if symbols is None or k.split("/")[2] in symbols]
-        days = [int(k.rsplit("/", 1)[1]) for k in mine]
-        inside = [k for k, day in zip(mine, days, strict=True) if (start_day or 0) <= day <= (end_day or 99_999_999)]
+        mine = [k for k in everything if symbols is None or k.symbol in symbols]
+        inside = [k for k in mine if (start_day or 0) <= k.day <= (end_day or 99_999_999)]
         if not inside:
-            have = f"stored days: {_shorten(sorted(set(days)))}" if days else f"no {table} is stored"
+            have = f"stored days: {_shorten(sorted({k.day for k in mine}))}" if mine else f"no {table} is stored"
             raise EmptyRange(
                 f"No {table} of {', '.join(symbols) if symbols else 'any symbol'} from {start_day or 'the first day'} "
                 f"to {end_day or 'the last'}; {have}.",
@@ -307,11 +327,84 @@ class ParquetTicks:
             )
 
 
+class ParquetPartitions:
+    """Partitions as folders below the home: <key>/data.parquet, quarantine.parquet and partition.json, which is written last."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = Path(home).resolve()
+
+    def find(self, table: str | None = None) -> list[Key]:
+        found = [p for depth in ("*/*", "*/*/*") for p in lake.find_manifests(self._home, "lake", f"{table or '*'}/{depth}")]
+        # A folder whose third name is no day is not ours.
+        return sorted(Key.of(path) for path in found if path.split("/")[3].isdigit() and len(path.split("/")[3]) == 8)
+
+    def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
+        return lake.read_manifest(self._home, key.path)
+
+    def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
+        files = {lake.DATA: lake.to_parquet(frame)}
+        if quarantined is not None:
+            files[QUARANTINE] = lake.to_parquet(quarantined)
+        return lake.write_partition(self._home, key.path, files, facts)
+
+    def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
+        return lake.from_parquet(lake.read_file(self._home, ref.key, facts, lake.DATA), ref)
+
+    def quarantined(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame | None:
+        import polars as pl
+
+        if QUARANTINE not in facts["files"]:
+            return None
+        return pl.read_parquet(io.BytesIO(lake.read_file(self._home, ref.key, facts, QUARANTINE)))
+
+
+class ParquetTicks(TickStore):
+    """Ticks as Parquet below the home: the embedded default."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(ParquetPartitions(home))
+
+
 def open_ticks(settings: Settings) -> TickStore:
     """The tick store that the settings name."""
     if settings.questdb_url:
         raise SettingsError("This version has no QuestDB store.", hint="Unset CIFT_QUESTDB_URL: ticks are then kept below the home.")
     return ParquetTicks(settings.home)
+
+
+def session_days(instrument: Instrument, session: Session) -> range | list[int]:
+    """Days (yyyymmdd) under which partitions of a session may lie: its own, and for a venue that never closes those up to its close."""
+    if not CALENDARS[instrument.calendar].continuous:
+        return [session.day]
+    last = int(datetime.fromtimestamp((session.close - 1) // SECOND, UTC).strftime("%Y%m%d"))
+    return range(session.day, last + 1)
+
+
+def joined(stretches: Iterable[Session]) -> list[Session]:
+    """Sessions out of recorded stretches: those that touch or overlap, or begin on the day on which the one before ends, are one."""
+    out: list[Session] = []
+    for stretch in sorted(stretches, key=lambda s: (s.open, s.close)):
+        if out:
+            before = out[-1]
+            ends_on = int(datetime.fromtimestamp((before.close - 1) // SECOND, UTC).strftime("%Y%m%d"))
+            if stretch.open <= before.close or stretch.day == ends_on:
+                out[-1] = Session(before.day, before.open, max(before.close, stretch.close))
+                continue
+        out.append(stretch)
+    return out
+
+
+def _close(part: list[tuple[PartitionRef, dict[str, Any]]]) -> int:
+    return Session(**part[0][1]["session"]).close
+
+
+def _gap_behind(stream: Events) -> Events:
+    """The stream and a GAP right behind its last event: nothing was recorded from there on."""
+    if not len(stream):
+        return stream
+    gap = Events.empty(1, stream.levels)
+    gap.ts[:], gap.symbol[:], gap.sequence[:], gap.kind[:] = stream.ts[-1], stream.symbol[-1], stream.sequence[-1] + 1, HALT | GAP
+    return Events(*(np.concatenate([getattr(e, f.name) for e in (stream, gap)]) for f in fields(Events)))
 
 
 def _shorten(values: Sequence[Any]) -> str:

@@ -28,14 +28,15 @@ from cift_models.errors import (
     StoreError,
     UnknownSymbol,
 )
-from cift_models.events import BOOK, HALT, HIDDEN, RESUME, TRADE, Events
+from cift_models.events import BOOK, GAP, HALT, HIDDEN, RESUME, TRADE, Events
 from cift_models.feeds.canonical import events_of_tables, tables_of_events
+from cift_models.feeds.day import FeedDay
 from cift_models.feeds.lobster import read_lobster
 from cift_models.feeds.quality import check_tables
 from cift_models.files import sha256_bytes
-from cift_models.instruments import Session, Universe
+from cift_models.instruments import SECOND, Instrument, Session, Universe, stretch
 from cift_models.schema import BOOK as BOOK_TABLE
-from cift_models.schema import OUTPUTS, PREDICTIONS
+from cift_models.schema import OUTPUTS, PREDICTIONS, TRADES
 from cift_models.stores import lake
 from cift_models.stores.features import FeatureStore, ParquetFeatures
 from cift_models.stores.online import MemoryOnline, OnlineStore
@@ -73,7 +74,7 @@ def online(request: pytest.FixtureRequest) -> OnlineStore:
 @st.composite
 def canonical_events(draw: st.DrawFn, levels: int = 2) -> Events:
     """One symbol's events of any legal kind, with ties in time, as a store must give them back."""
-    kinds = [BOOK, TRADE, BOOK | TRADE, TRADE | HIDDEN, BOOK | TRADE | HIDDEN, HALT, BOOK | HALT, RESUME, BOOK | RESUME, TRADE | HALT]
+    kinds = [BOOK, TRADE, BOOK | TRADE, TRADE | HIDDEN, BOOK | TRADE | HIDDEN, HALT, BOOK | HALT | GAP, RESUME, BOOK | RESUME, TRADE | HALT]
     n = draw(st.integers(0, 30))
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
@@ -205,6 +206,59 @@ def test_another_scale_or_session_is_refused(ticks: TickStore) -> None:
         ticks.sessions(["S0", "S1"])
 
 
+def stretch_day(symbol: str, first_s: int, last_s: int, part: str, sequence: int) -> FeedDay:
+    """A recording of a venue that never closes, one book a second; `part` begins its own range of sequences."""
+    n = last_s - first_s + 1
+    events = Events.empty(n, 1)
+    events.ts[:] = np.arange(first_s, last_s + 1) * SECOND
+    events.sequence[:] = sequence + np.arange(n)
+    events.kind[:] = BOOK
+    events.bid_px[:], events.ask_px[:], events.bid_sz[:], events.ask_sz[:] = 10, 11, 1, 1
+    instrument = Instrument(symbol, 100, 1, 1, "coins", 0.0, "always", 1)
+    return FeedDay(instrument, stretch(events.ts[0], events.ts[-1]), tables_of_events(events), {"feed": "test", "part": part}, part)
+
+
+def store_days(ticks: TickStore, *days: FeedDay) -> None:
+    for day in days:
+        ticks.write_day(day, check_tables(day.tables, day.session, receive_clock=True))
+
+
+def test_stretches_that_touch_are_one_session_and_a_hole_is_a_gap(ticks: TickStore) -> None:
+    midnight = 1_723_161_600  # 2024-08-09
+    before = stretch_day("A", midnight - 60, midnight, "t1", 0)
+    behind = stretch_day("A", midnight, midnight + 30, "t2", 1 << 32)
+    apart = stretch_day("A", midnight + 90, midnight + 120, "t3", 2 << 32)
+    other = stretch_day("B", midnight - 50, midnight + 10, "t1", 0)
+    store_days(ticks, apart, other, behind, before)  # in any order
+    universe = ticks.universe(["A", "B"])
+    (session,) = ticks.sessions(["A", "B"])
+    assert session == Session(20240808, (midnight - 60) * SECOND, (midnight + 120) * SECOND)
+    events = ticks.events(universe, session)
+    own = events[events.symbol == 0]
+    gaps = np.flatnonzero(own.kind & GAP)
+    assert own.ts[gaps].tolist() == [(midnight + 30) * SECOND] and len(own) == 61 + 31 + 31 + 1
+    assert len(ticks.event_partitions(universe, session)) == 12
+    assert ticks.partitions("book", ["A"])[0].key == "lake/book/A/20240808/t1"
+
+
+def test_two_recordings_of_one_stretch_are_refused(ticks: TickStore) -> None:
+    store_days(ticks, stretch_day("A", 1_000, 1_060, "t1", 0), stretch_day("A", 1_030, 1_090, "t2", 1 << 32))
+    (session,) = ticks.sessions(["A"])
+    with pytest.raises(DataError, match=r"begins at 1030000000000 ns, before .* ends"):
+        ticks.events(ticks.universe(["A"]), session)
+
+
+def test_parts_of_a_day_may_hold_different_tables(ticks: TickStore) -> None:
+    instrument = toy_universe(1).instruments[0]
+    tables = tables_of_events(some_events())
+    trades = TRADES.empty().extend(pl.DataFrame([(1_500, 1_500, 0, 0, 5, 5, False)], schema=TRADES.polars_schema(), orient="row"))
+    quotes = tables["book"].with_columns(sequence=pl.col("sequence") + (1 << 40))
+    for part, frames in (("quote", {"book": quotes}), ("trade", {"trades": trades})):
+        store_days(ticks, FeedDay(instrument, SESSION, frames, {"feed": "test", "file": part}, part))
+    events = ticks.events(Universe((instrument,)), SESSION)
+    assert len(events) == 21 and int((events.kind & TRADE > 0).sum()) == 1
+
+
 def test_half_an_ingest_is_no_session(ticks: TickStore) -> None:
     universe = toy_universe(1)
     instrument = universe.instruments[0]
@@ -226,7 +280,7 @@ def test_quarantined_rows_are_counted_and_kept(tmp_path: Path) -> None:
     day = read_lobster(lobster_made(tmp_path / "made.zip"))
     book = day.tables["book"].with_columns(bid_px_00=pl.when(pl.col("sequence") == 4).then(99_999).otherwise("bid_px_00").cast(pl.Int32))
     checked = check_tables({**day.tables, "book": book}, day.session, receive_clock=False)
-    refs = {ref.table: ref for ref in ticks.write_session(day.instrument, day.session, checked, day.source)}
+    refs = {ref.table: ref for ref in ticks.write_day(day, checked)}
     assert ticks.facts(refs["book"])["quarantined"] == {"crossed": 1} and refs["book"].rows == 12
     kept = ticks.quarantined(refs["book"])
     assert kept is not None and kept["sequence"].to_list() == [4] and kept["reason"].to_list() == ["crossed"]
@@ -319,7 +373,7 @@ def test_two_writers_of_one_partition_leave_one_whole(tmp_path: Path) -> None:
 def test_a_recorded_slice_through_the_store(ticks: TickStore, tmp_path: Path) -> None:
     days = [read_lobster(slice_lobster(lobster_zip(s), tmp_path / f"{s}.zip", 36_000_000, 36_300_000)) for s in ("AAPL", "AMZN")]
     for day in days:
-        ticks.write_session(day.instrument, day.session, check_tables(day.tables, day.session, receive_clock=False), day.source)
+        ticks.write_day(day, check_tables(day.tables, day.session, receive_clock=False))
     universe = ticks.universe(["AAPL", "AMZN"])
     (session,) = ticks.sessions(universe.symbols)
     events = ticks.events(universe, session)

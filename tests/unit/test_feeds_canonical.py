@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from cift_models.errors import DataError
-from cift_models.events import BOOK, HALT, HIDDEN, RESUME, TRADE, Events
+from cift_models.events import BOOK, GAP, HALT, HIDDEN, RESUME, TRADE, Events
 from cift_models.feeds.canonical import events_of_tables, tables_of_events
 from cift_models.schema import BOOK as BOOK_TABLE
 from cift_models.schema import STATUS, TRADES
@@ -20,14 +20,14 @@ BOOK_ROWS = ((10, 100, 1, 5, 7, 6, 8), (20, 130, 4, 5, 7, 6, 9), (30, 120, 5, 5,
 TABLES = {
     "book": rows(BOOK_TABLE.with_levels(1), *BOOK_ROWS),
     "trades": rows(TRADES, (15, 110, 2, 1, 60_000, 3, False), (20, 130, 4, -1, 50_000, 2, True)),
-    "status": rows(STATUS, (16, 111, 3, True), (30, 120, 5, False)),
+    "status": rows(STATUS, (16, 111, 3, True, True), (30, 120, 5, False, False)),
 }
 
 
 def test_rows_of_one_message_are_one_event() -> None:
     events = events_of_tables(TABLES, symbol=2)
     assert events.sequence.tolist() == [1, 2, 3, 4, 5]
-    assert events.kind.tolist() == [BOOK, TRADE, HALT, BOOK | TRADE | HIDDEN, BOOK | RESUME]
+    assert events.kind.tolist() == [BOOK, TRADE, HALT | GAP, BOOK | TRADE | HIDDEN, BOOK | RESUME]
     assert events.side.tolist() == [0, 1, 0, -1, 0] and events.trade_sz.tolist() == [0, 3, 0, 2, 0]
     assert events.ask_sz[:, 0].tolist() == [8, 0, 0, 9, 10] and set(events.symbol.tolist()) == {2}
 
@@ -56,6 +56,7 @@ def test_tables_that_contradict_are_refused() -> None:
         ("say nothing", [BOOK, 0]),
         ("HIDDEN without TRADE", [BOOK | HIDDEN, BOOK]),
         ("HALT and RESUME", [HALT | RESUME, BOOK]),
+        ("GAP without HALT", [RESUME | GAP, BOOK]),
         ("unknown", [BOOK, 65]),
     ],
 )

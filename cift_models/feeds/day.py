@@ -1,0 +1,31 @@
+"""What every feed gives: canonical tables of one symbol and one stretch of one day, and where they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cift_models.instruments import Instrument, Session
+
+if TYPE_CHECKING:
+    import polars
+
+
+@dataclass(frozen=True, slots=True)
+class FeedDay:
+    """One symbol's rows out of one file.
+
+    session  the regular hours of the day, or the stretch that the file covers
+    tables   canonical tables by name (schema.TABLES), not yet checked: feeds.quality marks what no model may see
+    source   JSON facts about the file: feed, file, sha256, rows, receive_clock; nothing that changes from run to run
+    part     where a day comes in several files: which of them (a folder's name); "" where the day is one file. Files of one day have
+             different parts and different ranges of `sequence`, so that any of them may be stored alone, again, or in any order
+    apart    rows by table that the feed itself cannot use, with a column `reason` (a change to a book that was never sent whole)
+    """
+
+    instrument: Instrument
+    session: Session
+    tables: dict[str, polars.DataFrame]
+    source: dict[str, Any]
+    part: str = ""
+    apart: dict[str, polars.DataFrame] = field(default_factory=dict)
