@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,11 +44,14 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit it is fsynced and renamed over `path`, on an exception it is removed."""
+    """Yield an empty temporary file beside `path`; on a clean exit it is fsynced and renamed over `path`, on an exception it is removed.
+
+    Its mode is a new file's (0666 less the umask), whatever the old file's was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # Not mkstemp: a file of mode 0600 could not be served, or backed up, by another user than the one who trained.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary.touch(0o666, exist_ok=False)
     try:
         yield temporary
         fsync(temporary)
@@ -57,6 +60,13 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def fresh_folder(parent: Path, prefix: str) -> Path:
+    """Make a folder of a name that none below `parent` has, with a new folder's mode (0777 less the umask)."""
+    folder = parent / f"{prefix}{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
 
 
 def fsync(path: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cift_models.engine import Pipeline
 from cift_models.errors import CiftError, InputError, ReleaseError
 from cift_models.features import FeatureSet
-from cift_models.files import canonical_json, fsync, safe_join, sha256_bytes
+from cift_models.files import canonical_json, fresh_folder, fsync, safe_join, sha256_bytes
 from cift_models.instruments import Universe
 
 MANIFEST = "manifest.json"
@@ -76,7 +76,7 @@ def write(
     a damaged one is replaced.
     """
     root.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=".writing.", dir=root))
+    room = fresh_folder(root, ".writing.")
     try:
         for folder, parts in (("models", pipeline.models), ("heads", pipeline.heads)):
             for kind, part in parts.items():
@@ -110,7 +110,6 @@ def write(
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         if not target.exists():
-            room.chmod(0o755)
             room.rename(target)
             fsync(root)
         return target

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import orjson
 
 from cift_models.errors import DataError
-from cift_models.files import canonical_json, digest, fsync, sha256_file, write_atomic
+from cift_models.files import canonical_json, digest, fresh_folder, fsync, sha256_file, write_atomic
 from cift_models.refs import Ref
 from cift_models.settings import get_settings
 from tasks.code import code_sha256
@@ -64,7 +63,7 @@ def step(name: str, inputs: Mapping[str, Any], run: Callable[[Room], dict[str, A
     target.parent.mkdir(parents=True, exist_ok=True)
     work = home / "work" / key
     work.mkdir(parents=True, exist_ok=True)
-    out = Path(tempfile.mkdtemp(prefix=f".{key[:12]}.", dir=target.parent))
+    out = fresh_folder(target.parent, f".{key[:12]}.")
     began = time.monotonic()
     progress = reporter(name)
     progress("started", 0.0)
