@@ -14,7 +14,7 @@ from cift_models.engine import Decisions, Engine, Pipeline, fold
 from cift_models.errors import DataError, InputError
 from cift_models.events import BOOK, Events
 from cift_models.features import FeatureSet
-from cift_models.instruments import SECOND, Session
+from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
 from cift_models.models.linear.model import Linear
 from cift_models.models.protocol import FitContext
@@ -66,6 +66,17 @@ def test_live_equals_batch_whatever_the_packets(seed, cuts):
     assert len(live) == STEPS and engine.late == 0
     assert equal(live, batch)
     assert np.abs(batch.signal).sum() > 10 and batch.ready["linear"].sum() > STEPS
+
+
+def test_a_cost_is_half_the_spread_and_the_fee_of_each_symbol():
+    made, events = make_pipeline(), make_events(2)
+    universe = Universe(tuple(replace(one, fee_bps=0.3 * (s + 1)) for s, one in enumerate(made.universe.instruments)))
+    pipeline = replace(made, universe=universe)
+    panel = pipeline.panel(SESSION, events)
+    found = fold(pipeline, panel).cost_bps
+    expected = np.where(panel.valid, panel.column("half_spread_bps") + np.array([0.3, 0.6]), 0.0)
+    assert panel.valid.any(axis=0).all() and not panel.valid.all()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_an_instant_waits_until_its_own_nanosecond_is_over():
