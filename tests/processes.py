@@ -7,12 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,39 +31,8 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-@contextmanager
-def serving(home: Path, release: str, timeout_s: float = 120) -> Iterator[str]:
-    """The service as a process; yields its base URL, without the scheme."""
-    port = free_port()
-    log = home / f"service-{port}.log"
-    command = [sys.executable, "-m", "serving", "--release", release, "--port", str(port)]
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(home),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        until = time.monotonic() + timeout_s
-        while True:
-            if process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"the service did not come up:\n{log.read_text()[-3000:]}")
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
-    finally:
-        stop(process)
-
-
-def stop(process: subprocess.Popen, wait_s: float = 15) -> None:
-    """SIGINT, then, for what does not listen, SIGKILL to its whole group."""
+def stop(process: subprocess.Popen, wait_s: float = 15) -> int:
+    """SIGINT, then, for what does not listen, SIGKILL to its whole group; returns the exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         try:
@@ -79,4 +43,4 @@ def stop(process: subprocess.Popen, wait_s: float = 15) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    process.wait(5)
+    return process.wait(5)

@@ -1,20 +1,13 @@
-"""Releases and a service for tests: a pipeline fitted on the small market, written below a home, and `python -m serving` as a process."""
+"""Releases for tests: a pipeline fitted on the small market, written below a home."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 
 from cift_models import release
@@ -32,7 +25,6 @@ from cift_models.splits import decision_rows
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks
 from tests.market import small_market
-from tests.processes import ROOT, environment, free_port
 
 KINDS = ("prior", "last_move", "queue_imbalance", "trees", "linear", "hmm", "hawkes")
 """Kinds that read no other and need no torch; they fit on the small market in half a second."""
@@ -102,88 +94,3 @@ def make_home(home: Path, made: Pipeline | None = None) -> str:
 def second_session() -> tuple[Session, Events]:
     """The session that no model has seen."""
     return small_market().sessions[1], small_market().stream(1)
-
-
-@dataclass
-class Service:
-    """`python -m serving` as a process of its own group, on a port that stays the same over restarts."""
-
-    home: Path
-    release: str = "champion"
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen | None = None
-
-    @property
-    def log(self) -> Path:
-        return self.home / f"service-{self.port}.log"
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def ticks(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ticks"
-
-    def start(self, timeout_s: float = 120, after_pid: int = 0) -> None:
-        """Start, and wait until it is ready. Raises AssertionError with the log's tail where it is not."""
-        command = [sys.executable, "-m", "serving", "--release", self.release, "--port", str(self.port)]
-        with open(self.log, "a") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(self.home), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-        self.wait(timeout_s, after_pid)
-
-    def wait(self, timeout_s: float = 120, after_pid: int = 0) -> None:
-        """Wait until a process other than `after_pid` says 200 at /readyz."""
-        until = time.monotonic() + timeout_s
-        while True:
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200 and self.get("/model").json()["pid"] != after_pid:
-                    return
-            except httpx.HTTPError:
-                pass
-            assert self.process is not None
-            if self.process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"the service did not come up:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.05)
-
-    def kill(self, *also: int) -> None:
-        """kill -9 of the supervisor, and of other processes (its worker's group is its own)."""
-        assert self.process is not None
-        for pid in (*also, self.process.pid):
-            os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
-
-    def stop(self) -> int:
-        """SIGINT, and SIGKILL for what does not listen; returns the exit code of the first."""
-        assert self.process is not None
-        code = None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                code = self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                code = None
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait(5)
-        return -9 if code is None else code
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", timeout=30)
-
-
-@contextmanager
-def serving(home: Path, release: str = "champion") -> Iterator[Service]:
-    """A service that is up, and is stopped at the end."""
-    service = Service(home, release)
-    try:
-        service.start()
-        yield service
-    finally:
-        if service.process is not None:
-            service.stop()

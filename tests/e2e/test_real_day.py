@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from tests.lobster_slice import lobster_zip
-from tests.processes import ROOT, cift, environment, serving
+from tests.processes import ROOT, cift, environment
+from tests.service import serving
 
 SYMBOLS = ("AAPL", "AMZN", "GOOG")
 REFERENCE = {"AAPL": (0.0141, 0.5695), "AMZN": (0.0285, 0.602), "GOOG": (0.0146, 0.582)}
@@ -53,8 +54,8 @@ def test_the_reference_hits_its_figures_and_linear_is_not_worse(metrics, symbol)
 
 def test_live_equals_batch_to_the_bit(home):
     files = [str(lobster_zip(s)) for s in SYMBOLS]
-    with serving(home, "challenger") as address:
-        command = [sys.executable, "-m", "flows.cli", "replay", "lobster", *files, "--to", f"ws://{address}/ticks", "--json"]
+    with serving(home, "challenger") as service:
+        command = [sys.executable, "-m", "flows.cli", "replay", "lobster", *files, "--to", service.ticks, "--json"]
         done = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = orjson.loads(done.stdout)

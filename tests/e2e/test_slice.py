@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import orjson
 import pytest
 
 from tests.lobster_slice import lobster_zip, slice_lobster
-from tests.processes import ROOT, cift, environment, serving
+from tests.processes import ROOT, cift, environment
+from tests.service import serving
 
 SYMBOLS = ("AAPL", "AMZN", "GOOG")
 TRAIN = ("train", "--symbols", ",".join(SYMBOLS), "--start", "2012-06-21", "--end", "2012-06-21", "--epochs", "1")
@@ -94,12 +94,12 @@ def test_a_run_that_was_not_killed_ends_in_the_same_release(trained, files, tmp_
 
 
 def test_live_equals_batch_to_the_bit(trained, files):
-    with serving(trained, "challenger") as address:
-        command = [sys.executable, "-m", "flows.cli", "replay", "lobster", *map(str, files), "--to", f"ws://{address}/ticks", "--json"]
+    with serving(trained, "challenger") as service:
+        command = [sys.executable, "-m", "flows.cli", "replay", "lobster", *map(str, files), "--to", service.ticks, "--json"]
         done = subprocess.run(command, cwd=ROOT, env=environment(trained), capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         result = orjson.loads(done.stdout)
-        row = httpx.get(f"http://{address}/prediction/AAPL", timeout=30).json()
+        row = service.get("/prediction/AAPL").json()
     assert result["equal"] and result["values_unequal"] == 0 and result["missing"] == 0
     assert result["instants"] == 1800 and result["values"] > 100_000
     assert set(result["actions"]) == {"Hold"}, "a held release never acts"

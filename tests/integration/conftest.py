@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.releases import Service, make_home, serving
+from tests.releases import make_home
+from tests.service import Service, serving
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ from serving.compare import Batch, Comparison
 from serving.replay import connected, lobster_events
 from tests.lobster_slice import lobster_zip, slice_lobster
 from tests.processes import ROOT, environment
-from tests.releases import KINDS, Service, fitted, labelled, make_home, pipeline, second_session, serving, write_release
+from tests.releases import KINDS, fitted, labelled, make_home, pipeline, second_session, write_release
+from tests.service import Service, serving
 
 pytestmark = pytest.mark.slow
 
