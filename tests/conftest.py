@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.servers import Server
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -14,3 +19,34 @@ def pytest_runtest_makereport(item: pytest.Item):
     if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr}"
+
+
+def _server(kind: str, factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from tests import servers
+
+    with getattr(servers, kind)(factory.mktemp(kind)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def questdb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A QuestDB of the whole run; tests name their tables apart."""
+    yield from _server("questdb", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ClickHouse of the whole run; tests name their databases apart."""
+    yield from _server("clickhouse", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Redis of the whole run; a test that wants it empty empties it."""
+    yield from _server("redis", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Valkey of the whole run; a test that wants it empty empties it."""
+    yield from _server("valkey", tmp_path_factory)
