@@ -111,7 +111,10 @@ def test_the_fixtures_answer(questdb_server, clickhouse_server, redis_server, va
 
 
 def test_what_does_not_start_says_why(tmp_path: Path) -> None:
-    with servers.redis(tmp_path / "first") as taken, pytest.raises(local_servers.NotStarted, match=r"something else listens on 127\.0\.0\.1:"):
+    with (
+        servers.redis(tmp_path / "first") as taken,
+        pytest.raises(local_servers.NotStarted, match=r"something else listens on 127\.0\.0\.1:"),
+    ):
         servers.Redis(tmp_path / "second", taken.ports).start()
     wrong = servers.Redis(tmp_path / "third", taken.ports, options={"no-such-directive": "1"})
     with pytest.raises(local_servers.NotStarted, match=r"(?s)redis ended with 1.*no-such-directive"):
