@@ -26,13 +26,14 @@ def network(config: LeadLagConfig, attributes: int) -> torch.nn.ModuleDict:
     import torch
 
     with warnings.catch_warnings():
-        # torch_geometric 2.8 compiles classes with torch.jit.script while it is imported, which torch 2.13 calls deprecated.
+        # torch_geometric 2.8 compiles classes with torch.jit.script while it is imported, which torch 2.13 calls deprecated; and it reads
+        # the types of a layer's arguments with a function of typing that Python 3.13 calls deprecated without an argument.
         warnings.simplefilter("ignore", DeprecationWarning)
         from torch_geometric.nn import GATv2Conv
 
-    conv = GATv2Conv(
-        (FEATURES, FEATURES), config.channels, config.heads, negative_slope=SLOPE, add_self_loops=False, edge_dim=attributes
-    )  # fmt: skip
+        conv = GATv2Conv(
+            (FEATURES, FEATURES), config.channels, config.heads, negative_slope=SLOPE, add_self_loops=False, edge_dim=attributes
+        )  # fmt: skip
     with torch.no_grad():
         # Attention starts where the prior points: the last attribute, its strength, raises every term of the score. From an even start a
         # loud edge (R2 .08) in one hour of data was not found in 100 steps; from here it is found in the first epochs.
