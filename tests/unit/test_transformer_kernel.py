@@ -291,7 +291,8 @@ def test_channels_and_their_scales_against_a_plain_loop():
     expected |= {"hawkes.log_n": np.log1p(np.maximum(panel.base["hawkes"][..., 1] + panel.base["hawkes"][..., 2], 0))}
     assert len(channels.names) == raw.shape[-1] == len(set(channels.names))
     for name, value in expected.items():
-        np.testing.assert_array_equal(raw[..., channels.names.index(name)][panel.valid], value[panel.valid])
+        # One unit in the last place: numpy 2.5 has a log1p of its own, the kernel has libm's.
+        np.testing.assert_allclose(raw[..., channels.names.index(name)][panel.valid], value[panel.valid], rtol=2.3e-16, atol=0)
     moments = Moments(3, channels)
     for part in (slice(0, 90), slice(90, 91), slice(91, 300)):
         moments.add(raw[part], panel.valid[part])
