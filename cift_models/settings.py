@@ -43,6 +43,10 @@ class Settings(BaseSettings):
     )
     redis_password: SecretStr = Field(SecretStr(""), description="Redis' password")
     threads: int = Field(1, ge=1, le=1024, description="threads of one fit, for torch and BLAS; part of a fit's key")
+    workers: int = Field(2, ge=1, le=256, description="files and sessions that ingest, data-prep and backfill work on side by side")
+    task_runner: Literal["threads", "processes"] = Field(
+        "threads", description="what those workers are; processes where the work holds the interpreter (Binance's JSON)"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged")
     release: str = Field("champion", description="what the service serves: champion, challenger or a release's name")
     service_host: str = Field("127.0.0.1", description="address that the service listens on; 0.0.0.0 shows it to the network")

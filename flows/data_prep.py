@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import RangeParameters
+from flows.runner import SettledTaskRunner
 from flows.train import build
 from tasks.dataset import select_data
 from tasks.runs import going_on
 
 
-@flow(name="data_prep", task_runner=ThreadPoolTaskRunner(max_workers=2))  # pyright: ignore[reportCallIssue, reportArgumentType]
+@flow(name="data_prep", task_runner=SettledTaskRunner())  # pyright: ignore[reportCallIssue, reportArgumentType]
 def data_prep(params: RangeParameters) -> dict[int, Any]:
     """Build features and labels of a range of stored sessions; what is built already stays as it is.
 

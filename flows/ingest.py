@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
+from cift_models.feeds.read import chains
 from flows.parameters import IngestParameters
-from tasks.ingest import ingest_file
+from flows.runner import SettledTaskRunner
+from tasks.ingest import Ingested, ingest_files
 
 
-@flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=2))  # pyright: ignore[reportCallIssue, reportArgumentType]
-def ingest(params: IngestParameters) -> list[dict[str, Any]]:
+@flow(name="ingest", task_runner=SettledTaskRunner())  # pyright: ignore[reportCallIssue, reportArgumentType]
+def ingest(params: IngestParameters) -> list[Ingested]:
     """Read, check and store files; what is stored already stays as it is.
 
     Args:
-        params: The feed and its files.
+        params: The feed, its files, and what the files do not say.
     """
-    futures = [ingest_file.submit(params.feed, file) for file in params.files]
-    return [future.result() for future in futures]
+    return ingest_all(params.feed, [Path(file) for file in params.files], params.options())
+
+
+def ingest_all(feed: str, files: list[Path], options: dict) -> list[Ingested]:
+    """Files side by side, and one after the other where a recording goes on from the one before. Called by a flow, in its run."""
+    futures = [ingest_files.submit(feed, [str(file) for file in chain], options) for chain in chains(feed, files, options)]
+    return [one for future in futures for one in future.result()]

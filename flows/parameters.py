@@ -98,8 +98,48 @@ class SeedParameters(Parameters):
     session_minutes: int = Field(default=180, ge=10, le=720, title="Minutes", description="Length of a session.")
 
 
-class IngestParameters(Parameters):
+class FeedParameters(Parameters):
+    """A feed, and what its files do not say. Empty: what the feed does by itself; an option that the feed does not have is refused."""
+
+    feed: Literal["lobster", "binance", "lean", "canonical"] = Field(description="What the files are: checked, never guessed.")
+    market: Literal["spot", "usdm", "coinm"] | None = Field(
+        default=None, description="Of a Binance recording whose name does not say it: spot, usdm or coinm."
+    )
+    hours: Literal["regular", "extended"] | None = Field(default=None, description="Of LEAN's equities: regular or extended hours.")
+    levels: int | None = Field(default=None, ge=1, le=1000, description="Levels of the book to keep, of a Binance recording.")
+    tick_units: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        title="Tick, in 1/10000",
+        description="Of LOBSTER and LEAN: 100 is a cent, 1 for a stock below a dollar.",
+    )
+    fee_bps: float | None = Field(default=None, ge=0, le=1000, title="Fee, bps", description="Of taking liquidity; no file says it.")
+    instruments: str | None = Field(
+        default=None, description="File of instruments: Binance's exchangeInfo, or instruments.csv of canonical files."
+    )
+
+    def options(self) -> dict[str, Any]:
+        """What is said to the feed."""
+        return self.model_dump(mode="json", include=set(FeedParameters.model_fields) - {"feed"}, exclude_none=True)
+
+
+class IngestParameters(FeedParameters):
     """Files of one feed."""
 
-    feed: Literal["lobster"] = Field(description="What the files are: checked, never guessed.")
     files: list[str] = Field(min_length=1, description="Paths on the machine where the run executes.")
+
+
+class BackfillParameters(FeedParameters):
+    """Every session of a range: its files, and its features if symbols are named. Only what is missing or changed is done."""
+
+    files: list[str] = Field(
+        min_length=1, description="Files or folders (every file below one) on the machine where the run executes; those of the range count."
+    )
+    start: Day = Field(title="First session", description="Its date, included.")
+    end: Day = Field(title="Last session", description="Its date, included.")
+    symbols: Annotated[list[Symbol], Field(max_length=500)] = Field(
+        default=[], title="Symbols", description="Universe whose features to build, in order: AAPL, AMZN, GOOG. Empty: none."
+    )
+    dry_run: bool = Field(default=False, title="Preview", description="Say what would be done and why, and do nothing.")
+    _ends_after_it_starts = model_validator(mode="after")(_in_order)

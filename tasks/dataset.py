@@ -24,7 +24,7 @@ from cift_models.splits import BlockCalendar, block_calendar
 from cift_models.stores.features import open_features
 from cift_models.stores.panels import open_panel as stored_panel
 from cift_models.stores.ticks import open_ticks
-from tasks.step import Room, StepRef, step
+from tasks.step import Room, StepRef, find_step, forget, step
 
 DELAYS_NS = (0, 1_000_000, 10_000_000, 100_000_000, SECOND)
 """Latencies at which the test rows are judged besides (methods.md section 1)."""
@@ -113,15 +113,30 @@ def build_session(dataset: Dataset, day: int) -> StepRef:
         np.savez(room.out / "labels.npz", allow_pickle=False, **columns)
         return {"features": ref.model_dump(mode="json"), "events": len(events), "instants": len(as_of), "valid": float(valid.mean())}
 
-    inputs = {
+    inputs = feature_inputs(dataset, day)
+    done = find_step("features", inputs)
+    if done is not None and not features_stored(dataset, day, done):
+        forget(done)
+    return step("features", inputs, run)
+
+
+def features_stored(dataset: Dataset, day: int, done: StepRef) -> bool:
+    """Whether the feature store still holds what a step wrote to it."""
+    store = open_features(get_settings())
+    versions = store.versions(dataset.get_universe(), dataset.get_features(), dataset.session(day))
+    return any(ref.sha256 == done.facts["features"]["sha256"] for ref in versions)
+
+
+def feature_inputs(dataset: Dataset, day: int) -> dict[str, Any]:
+    """What a session's features and labels depend on, besides the code."""
+    return {
         "partitions": dataset.partitions[day],
         "universe": dataset.universe,
         "features": dataset.features,
-        "session": asdict(session),
+        "session": asdict(dataset.session(day)),
         "horizon_ns": dataset.horizon_ns,
         "latency_ns": dataset.latency_ns,
     }
-    return step("features", inputs, run)
 
 
 def open_panel(dataset: Dataset, built: dict[int, StepRef], day: int) -> Panel:

@@ -2,49 +2,145 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict
 
-from cift_models.errors import InputError
-from cift_models.feeds.lobster import read_lobster
-from cift_models.feeds.quality import check_tables
-from cift_models.files import canonical_json, replacing, write_atomic
+from cift_models.errors import InputError, NotStored
+from cift_models.feeds.quality import check_day
+from cift_models.feeds.read import read
+from cift_models.files import canonical_json, replacing, sha256_file, write_atomic
+from cift_models.refs import PartitionRef
 from cift_models.settings import get_settings
 from cift_models.simulate import SimulateConfig, simulate
-from cift_models.stores.ticks import open_ticks
+from cift_models.stores.ticks import TickStore, open_ticks
 from tasks.dataset import Dataset
 from tasks.progress import reporter
+from tasks.step import Room, StepRef, find_step, forget, seconds, step
+
+if TYPE_CHECKING:
+    import polars
+
+
+class Stored(BaseModel):
+    """What one symbol's day of a file came to.
+
+    quarantined  rows kept apart, by reason
+    partitions   what the store holds of it
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    symbol: str
+    day: int
+    part: str
+    rows: int
+    quarantined: dict[str, int]
+    partitions: list[PartitionRef]
+
+
+class Ingested(BaseModel):
+    """One file, ingested. `seconds` is what the run took that did the work, `again` says that it had been done before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    stored: list[Stored]
+    seconds: float
+    again: bool
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def ingest_file(feed: str, file: str) -> dict[str, Any]:
-    """Read one file, keep apart what is not sound, store the rest. Storing the same file again changes nothing."""
-    path = Path(file)
-    progress = reporter(f"ingest {path.name[:40]}")
-    if feed != "lobster":
-        raise InputError(f"Unknown feed {feed!r}.", hint="Expected lobster.")
-    day = read_lobster(path, progress=lambda what, share: progress(what, 0.7 * share))
-    progress("check and store", 0.7)
-    checked = check_tables(day.tables, day.session, receive_clock=day.source["receive_clock"])
-    refs = open_ticks(get_settings()).write_day(day, checked)
-    quarantined: dict[str, int] = {}
-    for table in checked.values():
-        for reason, n in table.counts.items():
-            quarantined[reason] = quarantined.get(reason, 0) + n
-    progress("done", 1.0)
-    return {
-        "symbol": day.instrument.symbol,
-        "day": day.session.day,
-        "rows": sum(ref.rows for ref in refs),
-        "quarantined": quarantined,
-        "partitions": [ref.key for ref in refs],
-    }
+def ingest_files(feed: str, files: list[str], options: dict[str, Any]) -> list[Ingested]:
+    """Read files one after the other, keep apart what is not sound, store the rest. What is stored already stays as it is."""
+    return [ingest_file(feed, Path(file), options) for file in files]
+
+
+def ingest_file(feed: str, path: Path, options: dict[str, Any]) -> Ingested:
+    """One step a file; killed at any point and called again, it leaves what one call leaves."""
+    ticks = open_ticks(get_settings())
+    inputs = ingest_inputs(feed, path, options)
+    done = find_step("ingest", inputs)
+    if done is not None and stale(done, ticks):
+        forget(done)
+        done = None
+    asked: list[tuple[str, int, str]] = []
+
+    def before(symbol: str, ns: int) -> polars.DataFrame | None:
+        ref = book_before(ticks, symbol, ns)
+        asked.append((symbol, ns, ref.sha256 if ref else ""))
+        return ticks.read(ref) if ref else None
+
+    def run(room: Room) -> dict[str, Any]:
+        stored = []
+        for day in read(feed, path, options, before, progress=lambda what, share: room.progress(what, 0.7 * share)):
+            room.progress(f"check {day.instrument.symbol} {day.session.day}", 0.7)
+            checked = check_day(day)
+            room.progress(f"store {day.instrument.symbol} {day.session.day}", 0.8)
+            refs = ticks.write_day(day, checked)
+            quarantined: Counter[str] = Counter()
+            for table in checked.values():
+                quarantined.update(table.counts)
+            stored.append(
+                Stored(
+                    symbol=day.instrument.symbol,
+                    day=day.session.day,
+                    part=day.part,
+                    rows=sum(ref.rows for ref in refs),
+                    quarantined=dict(quarantined),
+                    partitions=list(refs),
+                )
+            )
+        return {"stored": stored, "asked": asked}
+
+    made = done or step("ingest", inputs, run)
+    return Ingested(
+        file=path.name,
+        stored=[Stored.model_validate(one) for one in made.facts["stored"]],
+        seconds=seconds(made),
+        again=done is not None,
+    )
+
+
+def ingest_inputs(feed: str, path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """What a file's ingest depends on, besides the code. The store belongs to it: another one has to be filled anew."""
+    said = {name: value for name, value in options.items() if value is not None}
+    if "instruments" in said:
+        said["instruments"] = sha256_file(Path(said["instruments"]))
+    settings = get_settings()
+    return {"feed": feed, "file": path.name, "sha256": sha256_file(path), "options": said, "store": settings.questdb_url or "parquet"}
+
+
+def stale(done: StepRef, ticks: TickStore) -> str:
+    """Why a finished ingest must be done again; "" where everything stands as it left it."""
+    for one in done.facts["stored"]:
+        for ref in one["partitions"]:
+            try:
+                ticks.facts(PartitionRef.model_validate(ref))
+            except NotStored:
+                return f"{ref['key']} is not stored as it was"
+    for symbol, ns, sha256 in done.facts["asked"]:
+        ref = book_before(ticks, symbol, ns)
+        if (ref.sha256 if ref else "") != sha256:
+            return f"the recording of {symbol} before it has been stored since"
+    return ""
+
+
+def book_before(ticks: TickStore, symbol: str, ns: int) -> PartitionRef | None:
+    """The whole book that the last stored recording of a symbol before an instant left."""
+    try:
+        refs = ticks.partitions("book_state", [symbol])
+    except InputError:
+        return None
+    ended = [(last, ref.key, ref) for ref in refs if (last := ticks.facts(ref)["last"]) is not None and last < ns]
+    return max(ended)[2] if ended else None
 
 
 def truth_path(days: list[int], symbols: list[str]) -> Path:

@@ -52,7 +52,7 @@ def step(name: str, inputs: Mapping[str, Any], run: Callable[[Room], dict[str, A
     returns facts (JSON values). The folder appears whole, by one rename; a kill leaves the old state and the work folder.
     """
     home = get_settings().home
-    key = digest({"step": name, "code": code_sha256(), "inputs": {k: plain(v) for k, v in inputs.items()}})
+    key = step_key(name, inputs)
     relative = f"{under or f'steps/{name}'}/{key}"
     target = home / relative
     found = _found(target, relative)
@@ -89,6 +89,33 @@ def step(name: str, inputs: Mapping[str, Any], run: Callable[[Room], dict[str, A
         raise DataError(f"{name} wrote {relative} and cannot read it back.", hint="Look at the disk.")
     progress("done", 1.0)
     return made
+
+
+def step_key(name: str, inputs: Mapping[str, Any]) -> str:
+    """What a step writes under: digest of its name, the code and its inputs."""
+    return digest({"step": name, "code": code_sha256(), "inputs": {k: plain(v) for k, v in inputs.items()}})
+
+
+def find_step(name: str, inputs: Mapping[str, Any]) -> StepRef | None:
+    """The result of a step that has run with these inputs and this code; None where there is none, or it is damaged."""
+    relative = f"steps/{name}/{step_key(name, inputs)}"
+    return _found(get_settings().home / relative, relative)
+
+
+def forget(ref: StepRef) -> None:
+    """Remove a result, so that its step runs again: for a step whose work lies elsewhere (a store) and is there no more."""
+    shutil.rmtree(ref.directory, ignore_errors=True)
+
+
+def runs_of(name: str) -> list[dict[str, Any]]:
+    """The inputs of every result that a step has left, whatever the code was."""
+    found = []
+    for path in sorted((get_settings().home / "steps" / name).glob(f"*/{RECORD}")):
+        try:
+            found.append(orjson.loads(path.read_bytes())["inputs"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return found
 
 
 def _found(target: Path, relative: str) -> StepRef | None:

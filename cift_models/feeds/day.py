@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cift_models.instruments import Instrument, Session
 
 if TYPE_CHECKING:
     import polars
+
+
+class Identity(NamedTuple):
+    """Whose recording a file is, and where it begins, before it is read."""
+
+    symbol: str
+    day: int
+    """yyyymmdd, the venue's date"""
+    begins: int
+    """ns UTC"""
 
 
 @dataclass(frozen=True, slots=True)

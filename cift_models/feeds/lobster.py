@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from cift_models.errors import FeedError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
-from cift_models.feeds.day import FeedDay
+from cift_models.feeds.day import FeedDay, Identity
 from cift_models.files import sha256_bytes
 from cift_models.instruments import CALENDARS, Instrument, Session, to_ns
 from cift_models.schema import BOOK, ORDERS, STATUS, TRADES
@@ -132,13 +132,21 @@ def read_lobster(
     return FeedDay(instrument, name.session, tables, source)
 
 
-def _unpack(path: Path) -> tuple[bytes, LobsterName, bytes, bytes]:
+def identify(path: Path) -> Identity:
+    """Whose day a zip holds, from the names in it. Raises FeedError."""
+    name = _unpack(Path(path), names_only=True)[1]
+    return Identity(name.symbol, name.session.day, name.session.open)
+
+
+def _unpack(path: Path, names_only: bool = False) -> tuple[bytes, LobsterName, bytes, bytes]:
     """Bytes of the zip, what its names say, and the bytes of the two files."""
     try:
         raw = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             matches = [m for m in map(NAME.match, archive.namelist()) if m]
             name = _name(path, matches, archive.namelist())
+            if names_only:
+                return raw, name, b"", b""
             return raw, name, archive.read(name.file("message")), archive.read(name.file("orderbook"))
     except OSError as error:
         raise FeedError(f"{path}: {error.strerror or error}.", hint="Expected a readable LOBSTER zip.", path=path) from error

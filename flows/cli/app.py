@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli import (
+    backfill,
     clean,
     data_prep,
     demo,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("seed")(seed.seed)
 app.command("ingest")(ingest.ingest)
+app.command("backfill")(backfill.backfill)
 app.command("data-prep")(data_prep.data_prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.options import Json
+
+if TYPE_CHECKING:
+    from tasks.ingest import Ingested
+
+Market = Annotated[str | None, typer.Option(help="binance: spot, usdm or coinm, where the file's name does not say it.")]
+Hours = Annotated[str | None, typer.Option(help="lean: regular (9:30 to 16:00, the default) or extended (4:00 to 20:00).")]
+Levels = Annotated[int | None, typer.Option(help="binance: levels of the book to keep (20).")]
+TickUnits = Annotated[
+    int | None, typer.Option(help="lobster, lean: a tick in 1/10000 of the currency (100; 1 for a stock below a dollar).")
+]
+FeeBps = Annotated[float | None, typer.Option(help="Fee of taking liquidity in basis points; no file says it (0).")]
+Instruments = Annotated[
+    Path | None,
+    typer.Option(help="binance: an exchangeInfo JSON for other symbols. canonical: its instruments.csv, if not beside the files."),
+]
+
 
 def ingest(
-    feed: Annotated[str, typer.Argument(help="What the files are: lobster.")],
+    feed: Annotated[str, typer.Argument(help="What the files are: lobster, binance, lean or canonical.")],
     files: Annotated[list[Path], typer.Argument(help="The files, any number.")],
+    market: Market = None,
+    hours: Hours = None,
+    levels: Levels = None,
+    tick_units: TickUnits = None,
+    fee_bps: FeeBps = None,
+    instruments: Instruments = None,
+    as_json: Json = False,
 ) -> None:
     """Read, check and store recorded data.
 
-    What the files are is checked, never guessed. Ingesting a file again changes nothing.
+    What the files are is checked, never guessed. Rows that no model may see are kept apart with a reason (`cift quality` shows them).
+    Ingesting a file again changes nothing; an ingest that was stopped goes on. Any other vendor's data: docs/data.md.
 
     Example: cift ingest lobster data/*.zip
+
+    Example: cift ingest binance spot_btcusdt_20240808.gz spot_btcusdt_20240809.gz
+
+    Example: cift ingest lean aig/20131007_quote.zip aig/20131007_trade.zip --hours extended
     """
     from cift_models.errors import InputError
     from flows.cli.options import parameters
@@ -26,13 +55,43 @@ def ingest(
     for file in files:
         if not file.is_file():
             raise InputError(f"There is no file {file}.", hint="Expected the path of a recorded file.")
-    params = parameters(IngestParameters, feed=feed, files=[str(f.resolve()) for f in files])
+    said = said_to_feed(market, hours, levels, tick_units, fee_bps, instruments)
+    params = parameters(IngestParameters, feed=feed, files=[str(f.resolve()) for f in files], **said)
     with watching(f"Ingesting {len(files)} files"):
         from flows.ingest import ingest as flow
 
-        stored = flow(params)
-    for one in stored:
-        quarantined = sum(one["quarantined"].values())
-        print(
-            f"{one['symbol']} {one['day']}: {one['rows']:,} rows stored, {quarantined:,} in quarantine {one['quarantined'] or ''}".rstrip()
-        )
+        done = flow(params)
+    show(done, as_json)
+
+
+def said_to_feed(
+    market: str | None, hours: str | None, levels: int | None, tick_units: int | None, fee_bps: float | None, instruments: Path | None
+) -> dict[str, Any]:
+    """The options of a feed as the flow's parameters."""
+    return {
+        "market": market,
+        "hours": hours,
+        "levels": levels,
+        "tick_units": tick_units,
+        "fee_bps": fee_bps,
+        "instruments": str(instruments.resolve()) if instruments else None,
+    }
+
+
+def show(done: list[Ingested], as_json: bool) -> None:
+    """A line a symbol and day, and what a symbol-day costs."""
+    import json
+    import statistics
+
+    if as_json:
+        print(json.dumps([one.model_dump(mode="json") for one in done]))
+        return
+    for one in done:
+        for stored in one.stored:
+            apart = f"{sum(stored.quarantined.values()):,} in quarantine {stored.quarantined or ''}".rstrip()
+            print(f"{stored.symbol} {stored.day}: {stored.rows:,} rows stored{' before' if one.again else ''}, {apart}")
+    fresh = [one for one in done if not one.again]
+    if fresh:
+        cost = statistics.median(one.seconds / len(one.stored) for one in fresh)
+        year = cost * 252 * 500 / 3600
+        print(f"A symbol and day took {cost:.2f} s of a worker (median): a year of 500 such symbols would take {year:,.0f} hours of one.")

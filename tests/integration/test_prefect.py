@@ -20,7 +20,7 @@ from tests.processes import ROOT, environment, free_port, stop
 
 pytestmark = pytest.mark.slow
 
-DEPLOYMENTS = ("seed", "ingest", "data_prep", "train", "predict", "nightly_retrain")
+DEPLOYMENTS = ("seed", "ingest", "backfill", "data_prep", "train", "predict", "nightly_retrain")
 SEED = {"symbols": ["AAA", "BBB"], "sessions": 2, "session_minutes": 20}
 CHEAP = {"symbols": ["AAA", "BBB"], "models": ["prior", "queue_imbalance", "linear"]}
 TRAIN = {**CHEAP, "start": "2024-01-08", "end": "2024-01-09"}

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 """Each test starts the command line as a process."""
 
 COMMANDS = (
-    "demo", "seed", "ingest", "data-prep", "train", "eval", "predict",
+    "demo", "seed", "ingest", "backfill", "data-prep", "train", "eval", "predict",
     "promote", "rollback", "serve", "replay", "status", "doctor", "clean",
 )  # fmt: skip
 
@@ -290,7 +290,7 @@ def test_runs_are_numbered_and_a_damaged_record_is_named(history: tuple[Path, li
         runs.all_runs()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "train", "data_prep", "predict", "seed", "ingest", "demo", "status", "clean"])
+@pytest.mark.parametrize("command", ["evaluate", "train", "data_prep", "predict", "seed", "ingest", "backfill", "demo", "status", "clean"])
 def test_prefect_is_imported_after_its_environment_is_set(command: str) -> None:
     """Prefect reads its settings at import: one that came earlier would write to the user's own home and log to the terminal."""
     code = (

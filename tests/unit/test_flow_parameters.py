@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cift_models.models import REGISTRY
 from flows import parameters
 from flows.parameters import (
+    BackfillParameters,
     IngestParameters,
     Kind,
     NightlyParameters,
@@ -24,6 +25,7 @@ from tests.processes import ROOT
 
 RANGE = {"symbols": ["AAPL"], "start": "2012-06-21", "end": "2012-06-21"}
 FLOWS = {
+    "backfill": BackfillParameters,
     "data_prep": parameters.RangeParameters,
     "ingest": IngestParameters,
     "nightly_retrain": NightlyParameters,

@@ -1,0 +1,62 @@
+"""`cift backfill`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.ingest import FeeBps, Hours, Instruments, Levels, Market, TickUnits, said_to_feed
+from flows.cli.options import End, Json, Start
+
+
+def backfill(
+    feed: Annotated[str, typer.Argument(help="What the files are: lobster, binance, lean or canonical.")],
+    files: Annotated[list[Path], typer.Argument(help="Files, or folders of them: those that begin in the range count.")],
+    start: Start,
+    end: End,
+    symbols: Annotated[str, typer.Option(help="Universe whose features to build, in order, with commas between. Without it: none.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and why, and do nothing.")] = False,
+    market: Market = None,
+    hours: Hours = None,
+    levels: Levels = None,
+    tick_units: TickUnits = None,
+    fee_bps: FeeBps = None,
+    instruments: Instruments = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a range of days up to date: only what is missing or changed is done.
+
+    A file is done again if its bytes, its options, the code or what it goes on from have changed, or if the store has lost it.
+
+    Example: cift backfill lobster data/ --start 2012-06-01 --end 2012-06-30 --symbols AAPL,AMZN,GOOG --dry-run
+    """
+    import json
+
+    from flows.cli.options import day, parameters, split
+    from flows.cli.terminal import watching
+    from flows.parameters import BackfillParameters
+
+    params = parameters(
+        BackfillParameters,
+        feed=feed,
+        files=[str(file.resolve()) for file in files],
+        start=day(start, "--start"),
+        end=day(end, "--end"),
+        symbols=split(symbols),
+        dry_run=dry_run,
+        **said_to_feed(market, hours, levels, tick_units, fee_bps, instruments),
+    )
+    with watching(f"{'Looking at' if dry_run else 'Backfilling'} {start} .. {end}"):
+        from flows.backfill import backfill as flow
+
+        planned = flow(params)
+    if as_json:
+        print(json.dumps([one.model_dump(mode="json") for one in planned]))
+        return
+    for one in planned:
+        state = one.state if one.state == "done" or dry_run else "done now"
+        print(f"{one.day} {one.step:8} {one.what}: {state}{f' ({one.why})' if one.why else ''}")
+    doing = sum(one.state != "done" for one in planned)
+    print(f"{doing} of {len(planned)} steps {'would run' if dry_run else 'ran'}; the others stand as they are.")

@@ -1,0 +1,145 @@
+"""Files into the store: once, again, after a loss, in any order; and what a backfill says before it does anything."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from cift_models.errors import EmptyRange, FeedError, InputError
+from cift_models.feeds import read
+from cift_models.files import sha256_file
+from cift_models.settings import get_settings
+from cift_models.stores.ticks import open_ticks
+from tasks.dataset import build_session, select_data
+from tasks.ingest import ingest_file
+from tasks.plan import plan_features, plan_ingest
+from tests.lobster_made import lobster_made
+
+DAYS = [date(2012, 6, day) for day in (20, 21, 22)]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CIFT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """One symbol's day on three dates."""
+    return [made(tmp_path / "in" / f"{day:%Y%m%d}.zip", day) for day in DAYS]
+
+
+def made(path: Path, day: date, symbol: str = "TEST") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    return lobster_made(path, stem=f"{symbol}_{day.isoformat()}_34200000_57600000")
+
+
+def lake(home: Path) -> dict[str, str]:
+    return {str(p.relative_to(home)): sha256_file(p) for p in sorted((home / "lake").rglob("*")) if p.is_file() and p.name != ".lock"}
+
+
+def states(planned: list) -> list[tuple[str, str]]:
+    return [(one.state, one.why) for one in planned]
+
+
+def test_a_file_again_is_not_read_again(files: list[Path], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ingest_file("lobster", files[0], {})
+    before = lake(home)
+    monkeypatch.setattr(read, "_reader", lambda feed: pytest.fail("read again"))
+    again = ingest_file("lobster", files[0], {})
+    assert again.again and not first.again and again.stored == first.stored and lake(home) == before
+
+
+def test_what_the_store_has_lost_is_made_again(files: list[Path], home: Path) -> None:
+    ingest_file("lobster", files[0], {})
+    before = lake(home)
+    shutil.rmtree(home / "lake" / "trades")
+    done = ingest_file("lobster", files[0], {})
+    assert not done.again and lake(home) == before
+
+
+def test_any_order_and_any_number_of_workers_give_the_same_bytes(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lakes = []
+    for name, order, workers in (("a", files, 1), ("b", files[::-1], 1), ("c", files, 3)):
+        monkeypatch.setenv("CIFT_HOME", str(tmp_path / name))
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda file: ingest_file("lobster", file, {}), order))
+        lakes.append(lake(tmp_path / name))
+    assert lakes[0] == lakes[1] == lakes[2] and len(lakes[0]) == 24
+
+
+def test_a_damaged_file_stores_nothing_and_says_so_every_time(files: list[Path], home: Path) -> None:
+    files[1].write_bytes(files[1].read_bytes()[:300])
+    for _ in range(2):
+        with pytest.raises(FeedError, match=r"20120621\.zip"):
+            ingest_file("lobster", files[1], {})
+    assert not (home / "lake").exists()
+
+
+def test_an_option_that_a_feed_has_not_is_refused(files: list[Path]) -> None:
+    with pytest.raises(InputError, match=r"lobster has no option market"):
+        ingest_file("lobster", files[0], {"market": "spot"})
+    with pytest.raises(InputError, match="Unknown feed 'ftse'"):
+        ingest_file("ftse", files[0], {})
+
+
+def test_the_preview_says_what_and_why(files: list[Path], home: Path) -> None:
+    def plan(**options: int) -> list[tuple[str, str]]:
+        return states(plan_ingest.fn("lobster", [str(files[0].parent)], options, DAYS[0], DAYS[-1]))
+
+    assert plan() == [("missing", "never done")] * 3
+    for file in files:
+        ingest_file("lobster", file, {})
+    assert plan() == [("done", "")] * 3
+    assert plan(tick_units=50) == [("changed", "options changed")] * 3
+    made(files[1], DAYS[1], symbol="OTHER")
+    shutil.rmtree(home / "lake" / "status" / "TEST" / "20120622")
+    assert plan() == [
+        ("done", ""),
+        ("changed", "the file changed"),
+        ("changed", "lake/status/TEST/20120622 is not stored as it was"),
+    ]
+    only = plan_ingest.fn("lobster", [str(f) for f in files], {}, DAYS[2], DAYS[2])
+    assert [one.day for one in only] == [20120622]
+    with pytest.raises(EmptyRange, match="None of the files begins in 2013-01-01"):
+        plan_ingest.fn("lobster", [str(files[0])], {}, date(2013, 1, 1), date(2013, 1, 2))
+    with pytest.raises(InputError, match="no file or folder /nowhere"):
+        plan_ingest.fn("lobster", ["/nowhere"], {}, DAYS[0], DAYS[0])
+
+
+def test_changed_code_is_a_reason(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest_file("lobster", files[0], {})
+    monkeypatch.setattr("tasks.step.code_sha256", lambda: "0" * 64)
+    assert states(plan_ingest.fn("lobster", [str(files[0])], {}, DAYS[0], DAYS[0])) == [("changed", "the code changed")]
+
+
+def test_features_are_planned_a_day_at_a_time(files: list[Path], home: Path) -> None:
+    def plan() -> list[tuple[int, str, str]]:
+        ingesting = plan_ingest.fn("lobster", [str(f) for f in files], {}, DAYS[0], DAYS[-1])
+        return [(one.day, one.state, one.why) for one in plan_features.fn(["TEST"], DAYS[0], DAYS[-1], ingesting)]
+
+    assert plan() == [(day, "missing", "its ticks are ingested first") for day in (20120620, 20120621, 20120622)]
+    for file in files:
+        ingest_file("lobster", file, {})
+    dataset = select_data.fn(["TEST"], DAYS[0], DAYS[-1], None, 0)
+    for day in dataset.days:
+        build_session.fn(dataset, day)
+    assert [state for _, state, _ in plan()] == ["done"] * 3
+    shutil.rmtree(home / "lake" / "trades" / "TEST" / "20120620")
+    (stored,) = (home / "features").glob("*/*/20120621")
+    shutil.rmtree(stored)
+    assert plan() == [
+        (20120620, "changed", "its ticks are ingested first"),
+        (20120621, "changed", "the store has lost it"),
+        (20120622, "done", ""),
+    ]
+    build_session.fn(dataset, 20120621)
+    assert plan()[1] == (20120621, "done", "")
+    assert open_ticks(get_settings()).sessions(["TEST"])
