@@ -144,7 +144,7 @@ class Proxy:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(task := asyncio.current_task())  # type: ignore[arg-type]
+        self._tasks.add(task := asyncio.current_task())
         try:
             self.connections += 1
             try:
@@ -165,7 +165,7 @@ class Proxy:
         except* OSError:
             pass  # one end went; the other was closed with it
         finally:
-            self._tasks.discard(task)  # type: ignore[arg-type]
+            self._tasks.discard(task)
 
     async def _pump(self, connection: Connection, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):
