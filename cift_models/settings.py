@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         None, description="Redis or Dragonfly for live state, as redis://host:6379/0; empty: memory of the process"
     )
     redis_password: SecretStr = Field(SecretStr(""), description="Redis' password")
+    tls_ca: Path | None = Field(
+        None, description="file of certificates (PEM) that stores behind https and the like are checked against; empty: the system's"
+    )
     threads: int = Field(1, ge=1, le=1024, description="threads of one fit, for torch and BLAS; part of a fit's key")
     workers: int = Field(2, ge=1, le=256, description="files and sessions that ingest, data-prep and backfill work on side by side")
     task_runner: Literal["threads", "processes"] = Field(
@@ -52,7 +55,7 @@ class Settings(BaseSettings):
     service_host: str = Field("127.0.0.1", description="address that the service listens on; 0.0.0.0 shows it to the network")
     service_port: int = Field(3000, ge=1, le=65535, description="port that the service listens on")
 
-    @field_validator("home", "app", "test_data", mode="after")
+    @field_validator("home", "app", "test_data", "tls_ca", mode="after")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().resolve()
