@@ -1,0 +1,311 @@
+"""Ticks in QuestDB: partitions that are whole or absent on a server that knows no transaction over tables and deletes no rows.
+
+A partition exists by one row of the table `partitions`, which is written when all else can be read: its manifest, whose sha256 is the
+reference. The manifest holds the digest of the rows, and rows lie under the version that this digest gives them. So whoever has read a
+manifest finds the rows that it means, whatever another writer does meanwhile: a reader sees the old partition or the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from cift_models.errors import InputError, NotStored, SchemaMismatch, StoreError, StoreUnavailable
+from cift_models.files import canonical_json, sha256_bytes
+from cift_models.instruments import to_ns
+from cift_models.refs import PartitionRef
+from cift_models.schema import INSTRUMENTS
+from cift_models.stores.questdb_http import Http, instant, literal
+from cift_models.stores.questdb_rows import (
+    Layout,
+    damaged,
+    digest_of,
+    digest_of_lines,
+    frame_of_lines,
+    layout_of,
+    lines_of,
+    version_of,
+)
+from cift_models.stores.questdb_send import BATCH_BYTES, Courier, log_states, until_visible
+from cift_models.stores.questdb_tables import INSTRUMENTS_TABLE, PARTITIONS, QUARANTINE, TICK_TABLES, compare
+from cift_models.stores.questdb_tables import migrate as migrate_tables
+from cift_models.stores.ticks import Key, TickStore
+
+if TYPE_CHECKING:
+    import polars
+
+    from cift_models.settings import Settings
+
+SLICE_BYTES = 64 * 2**20
+"""About what one answer of the server holds, unpacked: a day is read in several, so that none has to wait for all of it."""
+
+
+class QuestDBPartitions:
+    """Partitions on one server. `http` says where; the tables must be there (`migrate`).
+
+    Any frame that its table allows comes back as it was, in its order. Refused are values that QuestDB cannot hold (questdb_rows) and a day
+    that is no date. Two writers of one partition leave one of them whole. Memory: one batch, or one slice beside the frame.
+    """
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._compared = False
+
+    def find(self, table: str | None = None) -> list[Key]:
+        where = f' where "table" = {literal(table)}' if table is not None else ""
+        return sorted(Key(*row) for row in self._http.rows(f'select "table", symbol, "day", part from "{PARTITIONS}"{where}'))
+
+    def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
+        found = self._stored(key)
+        if found is None:
+            raise NotStored(f"No partition {key.path}.", hint="Ingest it, or look at what is stored with `cift status`.", key=key.path)
+        return self._read(key.path, *found)
+
+    def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
+        path, at = key.path, _midnight(key)
+        if key.table not in TICK_TABLES:
+            raise SchemaMismatch(f"{key.table} is no table of ticks.", hint=f"Expected one of {', '.join(TICK_TABLES)}.")
+        layout = layout_of(TICK_TABLES[key.table], frame)
+        layout.refuse_unstorable(frame)
+        times = frame[layout.table.time]
+        content = {
+            "sha256": digest_of(path, frame),
+            "levels": layout.levels,
+            "first": times.min(),
+            "last": times.max(),
+            "quarantined": None,
+        }
+        lines = None
+        if quarantined is not None:
+            lines = lines_of(quarantined)
+            columns = {name: str(dtype) for name, dtype in quarantined.schema.items()}
+            content["quarantined"] = {"sha256": digest_of_lines(path, lines), "rows": len(lines), "columns": columns}
+        manifest = canonical_json({**facts, "content": content})
+        ref = PartitionRef(
+            key=path, sha256=sha256_bytes(manifest), table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"]
+        )
+        self._look_before_writing(key.table)
+        if self._is_stored(key, ref, manifest):
+            return ref
+        with Courier(self._http) as courier:
+            self._send_rows(courier, layout, key.symbol, frame, version_of(content["sha256"]))
+            if lines is not None and quarantined is not None:
+                self._send_lines(courier, key, at, lines, quarantined["reason"], version_of(content["quarantined"]["sha256"]))
+            self._make_sure(layout, path, len(frame), content)
+            if "instrument" in facts:
+                self._send_instrument(courier, at, facts["instrument"])
+            self._commit(courier, key, at, ref, manifest, version_of(content["sha256"]))
+        return ref
+
+    def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
+        import polars as pl
+
+        content = facts["content"]
+        table = TICK_TABLES.get(ref.table)
+        layout = Layout(table, content["levels"]) if table is not None else None
+        if layout is None or layout.written.schema_hash != ref.schema_hash:
+            raise SchemaMismatch(
+                f"{ref.key} was written with another version of the table {ref.table}.",
+                hint="Ingest it again with this version.",
+                key=ref.key,
+            )
+        step = max(1, SLICE_BYTES // layout.row_bytes)
+        where = _where(layout, content)
+        parts = [layout.written.empty()]
+        for first in range(0, ref.rows, step):
+            last = min(first + step, ref.rows)
+            sql = f'select {layout.select()} from "{ref.table}" where {where} and "row" >= {first} and "row" < {last}'
+            parts.append(layout.incoming(self._http.frame(sql), first, last - first, ref.key))
+        frame = pl.concat(parts, rechunk=True)
+        if digest_of(ref.key, frame) != content["sha256"]:
+            raise damaged(ref.key, "its rows are not those that were written")
+        return frame
+
+    def quarantined(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame | None:
+        import polars as pl
+
+        kept = facts["content"]["quarantined"]
+        if kept is None:
+            return None
+        where = f"at = {instant(_midnight(Key.of(ref.key)))} and version = {version_of(kept['sha256'])}"
+        lines = self._http.frame(f'select "row", json from "{QUARANTINE}" where {where}').sort("row")["json"].cast(pl.String)
+        if lines.null_count() or len(lines) != kept["rows"] or digest_of_lines(ref.key, lines) != kept["sha256"]:
+            raise damaged(ref.key, f"{len(lines):,} of {kept['rows']:,} quarantined rows came back, or others")
+        return frame_of_lines(lines, {name: getattr(pl, dtype) for name, dtype in kept["columns"].items()})
+
+    def _stored(self, key: Key) -> tuple[bytes, str] | None:
+        """The manifest of a key and the sha256 beside it; None where there is none."""
+        path, where = key.path, f"at = {instant(_midnight(key))}"
+        for name, value in (("table", key.table), ("symbol", key.symbol), ("part", key.part)):
+            where += f' and "{name}" = {literal(value)}'
+        found = self._http.rows(f'select manifest, sha256 from "{PARTITIONS}" where {where}')
+        if len(found) > 1:
+            raise damaged(path, f"{len(found)} manifests are stored under its key")
+        return (found[0][0].encode(), found[0][1]) if found else None
+
+    @staticmethod
+    def _read(path: str, data: bytes, sha256: str) -> tuple[PartitionRef, dict[str, Any]]:
+        try:
+            if sha256_bytes(data) != sha256:
+                raise ValueError("its sha256 is another")
+            facts = orjson.loads(data)
+            ref = PartitionRef(key=path, sha256=sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"The manifest of {path} is damaged: {error}.", hint="Ingest it again: that mends it.", key=path) from error
+        return ref, facts
+
+    def _is_stored(self, key: Key, ref: PartitionRef, manifest: bytes) -> bool:
+        """Whether this very partition is there and every row of it comes back as it is."""
+        found = self._stored(key)
+        if found != (manifest, ref.sha256):
+            return False
+        facts = orjson.loads(manifest)
+        try:
+            self.rows(ref, facts)
+            self.quarantined(ref, facts)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return False
+        return True
+
+    def _look_before_writing(self, table: str) -> None:
+        """Raise StoreError where the tables are not as they must be: the server would make a missing one, without deduplication."""
+        if not self._compared:
+            _, differences = compare(self._http)
+            if differences:
+                raise StoreError(
+                    f"{self._http.place} has other tables than this version writes: {' '.join(differences[:3])}",
+                    hint="`cift migrate` lists all of it, and alters nothing.",
+                )
+            self._compared = True
+        for state in log_states(self._http, (table, QUARANTINE, INSTRUMENTS_TABLE, PARTITIONS)).values():
+            state.refuse_suspended(self._http)
+
+    def _send_rows(self, courier: Courier, layout: Layout, symbol: str, frame: polars.DataFrame, version: int) -> None:
+        step = max(1, BATCH_BYTES // layout.row_bytes)
+        for first in range(0, len(frame), step):
+            batch = layout.outgoing(frame.slice(first, step), symbol, version, first)
+            courier.frame(layout.table.name, batch, ("symbol",), layout.table.time)
+
+    def _send_lines(self, courier: Courier, key: Key, at: int, lines: polars.Series, reasons: polars.Series, version: int) -> None:
+        import numpy as np
+        import pandas as pd
+
+        step = 50_000
+        for first in range(0, len(lines), step):
+            n = len(lines.slice(first, step))
+            batch = {
+                "at": np.full(n, at).view("datetime64[ns]"),
+                "table": [key.table] * n,
+                "symbol": [key.symbol] * n,
+                "version": np.full(n, version),
+                "row": np.arange(first, first + n),
+                "reason": reasons.slice(first, step).to_list(),
+                "json": lines.slice(first, step).to_list(),
+            }
+            courier.frame(QUARANTINE, pd.DataFrame(batch), ("table", "symbol", "reason"), "at")
+
+    def _make_sure(self, layout: Layout, path: str, rows: int, content: Mapping[str, Any]) -> None:
+        """Wait until all rows can be read, and count them: nothing is committed that is not there."""
+        until_visible(self._http, (layout.table.name, QUARANTINE))
+        if rows:
+            ((found,),) = self._http.rows(f'select count() from "{layout.table.name}" where {_where(layout, content)}')
+            if found != rows:
+                raise damaged(path, f"{found:,} rows are stored where {rows:,} were written")
+
+    def _send_instrument(self, courier: Courier, at: int, facts: Mapping[str, Any]) -> None:
+        """What the symbol was on that day. Nothing here reads it: it is for SQL."""
+        kinds = INSTRUMENTS.questdb_columns()
+        symbols = {name: str(facts[name]) for name, kind in kinds.items() if kind == "SYMBOL"}
+        courier.row(INSTRUMENTS_TABLE, symbols, {name: facts[name] for name in kinds if name not in symbols}, at)
+
+    def _commit(self, courier: Courier, key: Key, at: int, ref: PartitionRef, manifest: bytes, version: int) -> None:
+        """Write the one row that makes the partition exist, and wait until it can be read."""
+        symbols = {"table": key.table, "symbol": key.symbol, "part": key.part}
+        columns = {"day": key.day, "rows": ref.rows, "version": version, "sha256": ref.sha256, "manifest": manifest.decode()}
+        courier.row(PARTITIONS, symbols, columns, at)
+        until_visible(self._http, (INSTRUMENTS_TABLE, PARTITIONS))
+
+
+class QuestDBTicks(TickStore):
+    """Ticks on a QuestDB server, for teams and for days that do not fit a disk.
+
+    url, user, password, ca  as the settings say; patience and timeouts as in questdb_http
+    """
+
+    def __init__(self, url: str, user: str = "", password: str = "", ca: Path | None = None, **how: float) -> None:
+        self.http = Http(url, user, password, ca, **how)
+        super().__init__(QuestDBPartitions(self.http))
+
+    @classmethod
+    def of(cls, settings: Settings) -> QuestDBTicks:
+        """The store that the settings name. Connects to nothing. Raises SettingsError."""
+        assert settings.questdb_url is not None
+        return cls(settings.questdb_url, settings.questdb_user, settings.questdb_password.get_secret_value(), settings.tls_ca)
+
+    def migrate(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Make the tables that are missing: (names of those made, differences of those that were there). See questdb_tables.migrate."""
+        return migrate_tables(self.http)
+
+    def lacks(self) -> list[str]:
+        """What the server lacks that this store needs, a sentence each; nothing where it is as it must be. Changes nothing.
+
+        Raises StoreUnavailable where it does not answer, StoreError where it refuses the user.
+        """
+        return lacks(self.http)
+
+
+def lacks(http: Http) -> list[str]:
+    """What a server lacks that the tick store needs, a sentence each. Each thing is tried, not read off the version."""
+    says = http.settings()
+    version = f"QuestDB {says['release.version']}" if "release.version" in says else "This QuestDB"
+    http.rows("select 1")
+    out = []
+    for what, sql in (
+        ("no instants in nanoseconds (TIMESTAMP_NS)", "select 1::timestamp_ns"),
+        ("no arrays (DOUBLE[])", "select ARRAY[1.0, 2.0]"),
+        ("no log of writes that says how far it is applied", "select sequencerTxn, writerTxn, suspended, errorMessage from wal_tables()"),
+        ("no list of tables with their deduplication", "select table_name, partitionBy, walEnabled, dedup from tables()"),
+    ):
+        try:
+            http.rows(sql)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            out.append(f"{version} has {what}: it is too old.")
+    try:
+        http.frame("select 1")
+    except StoreError:
+        out.append(f"{version} exports no Parquet: it is too old.")
+    if 3 not in says.get("line.proto.support.versions", [3]):
+        out.append(f"{version} does not speak version 3 of the line protocol: it is too old.")
+    if "http" not in says.get("accepting.writes", ["http"]):
+        out.append(f"{http.place} takes no writes: it is read-only.")
+    if not out:
+        missing, differences = compare(http)
+        if missing:
+            out.append(f"{http.place} has no table {', '.join(d.name for d in missing)}: run `cift migrate`.")
+        out += differences
+    return out
+
+
+def _where(layout: Layout, content: Mapping[str, Any]) -> str:
+    """Which rows of a table are a partition's. The times let the server leave out other days."""
+    span = f'"{layout.table.time}" between {instant(content["first"])} and {instant(content["last"])}'
+    return f"version = {version_of(content['sha256'])} and {span}"
+
+
+def _midnight(key: Key) -> int:
+    """The instant at which a key's day begins, ns UTC. Raises InputError for a day that is none."""
+    try:
+        day = datetime.strptime(f"{key.day:08d}", "%Y%m%d").replace(tzinfo=UTC)
+        if day.year < 1970:
+            raise ValueError("before 1970")
+    except ValueError as error:
+        raise InputError(f"{key.path}: {key.day} is no day: {error}.", hint="Expected a date from 1970 on, as yyyymmdd.") from error
+    return to_ns(day)

@@ -1,0 +1,162 @@
+"""Rows into QuestDB through its own client: batches that are acknowledged, sent again where that failed, waited for until they can be read.
+
+An acknowledgement says that a batch is in the server's log, whole; a query may still miss it. Where none came, the batch is in
+the log or not. So each is sent until one comes (the tables deduplicate), and `until_visible` waits for the log to be applied.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cift_models.errors import StoreError, StoreUnavailable
+from cift_models.stores.questdb_http import Http, insist, literal
+
+if TYPE_CHECKING:
+    import pandas
+
+BATCH_BYTES = 16 * 2**20
+"""About what one batch holds: 25,000 to 170,000 rows. Larger ones were no faster and hold more memory here and there."""
+SLOWEST_BYTES_S = 1 * 2**20
+"""A batch may take that much longer than the timeout."""
+
+
+class Courier:
+    """Sends batches to one server, one at a time; close it, or use it in a `with`."""
+
+    def __init__(self, http: Http) -> None:
+        import questdb
+
+        self._client = questdb
+        self._http = http
+        self._sender: Any = None
+
+    def __enter__(self) -> Courier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drop what was not acknowledged, and the connection."""
+        if self._sender is not None:
+            self._sender.close(flush=False)
+            self._sender = None
+
+    def frame(self, table: str, rows: pandas.DataFrame, symbols: Sequence[str], at: str) -> None:
+        """Send one batch and wait for its acknowledgement. Raises StoreUnavailable, StoreError.
+
+        The server makes a table that is missing, and makes it wrong: look before.
+        """
+        self._insist(lambda sender: sender.dataframe(rows, table_name=table, symbols=list(symbols), at=at))
+
+    def row(self, table: str, symbols: dict[str, str], columns: dict[str, Any], at: int) -> None:
+        """Send one row, as `frame` does; `at` in ns."""
+        self._insist(lambda sender: sender.row(table, symbols=symbols, columns=columns, at=self._client.TimestampNanos(at)))
+
+    def _insist(self, fill: Callable[[Any], Any]) -> None:
+        insist(lambda: self._once(fill), self._http.write_patience_s)
+
+    def _once(self, fill: Callable[[Any], Any]) -> None:
+        try:
+            if self._sender is None:
+                self._sender = self._open()
+            fill(self._sender)
+            self._sender.flush()
+        except self._client.QuestDBError as error:
+            self.close()
+            raise self._ours(error) from error
+
+    def _open(self) -> Any:
+        http, client = self._http, self._client
+        tls: dict[str, Any] = {}
+        if http.tls:
+            tls = {"tls_ca": client.TlsCa.PemFile, "tls_roots": str(http.ca)} if http.ca else {"tls_ca": client.TlsCa.WebpkiAndOsRoots}
+        if http.user or http.password:
+            tls |= {"username": http.user, "password": http.password}
+        sender = client.Sender(
+            client.Protocol.Https if http.tls else client.Protocol.Http,
+            http.host,
+            http.port,
+            # Named, so that opening asks the server nothing: it may be down.
+            protocol_version=3,
+            auto_flush=False,
+            # Ours goes on where the client's gives up: it does not repeat a refused connection.
+            retry_timeout=0,
+            request_timeout=int(http.timeout_s * 1000),
+            request_min_throughput=SLOWEST_BYTES_S,
+            **tls,
+        )
+        sender.establish()
+        return sender
+
+    def _ours(self, error: Any) -> StoreError:
+        """One of our errors for one of the client's."""
+        code, text = str(error.code).rpartition(".")[2], " ".join(str(error).split())
+        if code == "TlsError" or "certificate" in text.lower():
+            return self._http.untrusted(text)
+        if code in ("SocketError", "CouldNotResolveAddr", "ConnectTimeout"):
+            return self._http.unavailable(text)
+        if code == "AuthError":
+            return self._http.refusal(401, text)
+        return self._http.refusal(0, text)
+
+
+def until_visible(http: Http, tables: Sequence[str]) -> None:
+    """Wait until what was acknowledged in these tables can be read.
+
+    Raises StoreError where the server has suspended one (its disk is full, most often); StoreUnavailable where nothing moves for
+    `http.write_patience_s`: the rows are safe, the same call later goes on.
+    """
+    wanted: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    until = time.monotonic() + http.write_patience_s
+    pause_s = 0.002
+    while True:
+        states = log_states(http, tables)
+        wanted = wanted or {name: state.acknowledged for name, state in states.items()}
+        applied = {name: state.applied for name, state in states.items()}
+        behind = [name for name in tables if applied[name] < wanted[name]]
+        if not behind:
+            return
+        for name in behind:
+            states[name].refuse_suspended(http)
+        if applied != seen:
+            seen, until = applied, time.monotonic() + http.write_patience_s
+        elif time.monotonic() > until:
+            raise StoreUnavailable(
+                f"{http.place} has acknowledged rows of {', '.join(behind)} and does not show them after {http.write_patience_s:.0f} s.",
+                hint="They are in its log. Look at `select * from wal_tables()` there; the same call again goes on.",
+            )
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, 0.05)
+
+
+class LogState:
+    """How far a table has applied its log, and whether it has stopped to."""
+
+    def __init__(self, name: str, acknowledged: int, applied: int, suspended: bool, why: str) -> None:
+        self.name, self.acknowledged, self.applied, self.suspended, self.why = name, acknowledged, applied, suspended, why
+
+    def refuse_suspended(self, http: Http) -> None:
+        """Raise StoreError where the table takes batches into its log and applies none."""
+        if self.suspended:
+            raise StoreError(
+                f"{http.place} has suspended the table {self.name}: {self.why or 'it does not say why'}.",
+                hint=f'Mend the cause there (a full disk, most often), `ALTER TABLE "{self.name}" RESUME WAL`, and run the same again.',
+            )
+
+
+def log_states(http: Http, tables: Sequence[str]) -> dict[str, LogState]:
+    """The state of each table's log. Raises StoreError for a table that is missing."""
+    names = ", ".join(literal(name) for name in tables)
+    found = http.rows(f"select name, sequencerTxn, writerTxn, suspended, errorTag, errorMessage from wal_tables() where name in ({names})")
+    states = {
+        name: LogState(name, acknowledged, applied, suspended, " ".join(f"{tag or ''} {message or ''}".split()))
+        for name, acknowledged, applied, suspended, tag, message in found
+    }
+    for name in tables:
+        if name not in states:
+            raise http.no_table(name)
+    return states
