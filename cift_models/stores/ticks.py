@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cift_models.errors import DataError, EmptyRange, SchemaMismatch, SettingsError, StoreError, UnknownSymbol
+from cift_models.errors import DataError, EmptyRange, SchemaMismatch, StoreError, UnknownSymbol
 from cift_models.events import GAP, HALT, Events, check_order, merge
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
 from cift_models.feeds.day import FeedDay
@@ -366,9 +366,11 @@ class ParquetTicks(TickStore):
 
 
 def open_ticks(settings: Settings) -> TickStore:
-    """The tick store that the settings name."""
+    """The tick store that the settings name: QuestDB where CIFT_QUESTDB_URL is set, else Parquet below the home. Connects to nothing."""
     if settings.questdb_url:
-        raise SettingsError("This version has no QuestDB store.", hint="Unset CIFT_QUESTDB_URL: ticks are then kept below the home.")
+        from cift_models.stores.questdb import QuestDBTicks
+
+        return QuestDBTicks.of(settings)
     return ParquetTicks(settings.home)
 
 
