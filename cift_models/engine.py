@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cift_models.errors import DataError, InputError
 from cift_models.events import Events, check_order, merge
-from cift_models.features import FeatureSet, stream
+from cift_models.features import FeatureSet, aggressor, stream
 from cift_models.instruments import CALENDARS, SECOND, Session, Universe
 from cift_models.models.protocol import Model, Panel, State, Step
 from cift_models.signals import Position, SignalRule, signals
@@ -60,7 +60,8 @@ class Pipeline:
         object.__setattr__(self, "_fee_bps", np.array([i.fee_bps for i in self.universe.instruments]))
 
     def panel(self, session: Session, events: Events) -> Panel:
-        """Features of a whole session, as a panel without labels."""
+        """Features of a whole session, as a panel without labels; sides that the feed does not send are inferred."""
+        events = aggressor.signed(self.universe, events)
         as_of, offsets, x, valid, why = stream.build(self.universe, self.features, session, events)
         return Panel(self.universe, self.features, session.day, session.open, session.close, as_of, x, valid, why, events, offsets)
 
@@ -142,6 +143,7 @@ class Engine:
     _next: int = 0
     _pending: list[Events] = field(default_factory=list)
     _last_key: tuple[int, int, int] = (0, 0, 0)
+    _aggressor: dict[str, NDArray] = field(default_factory=dict)
     _features: stream.FeatureState = field(default_factory=dict)
     _states: dict[str, State] = field(default_factory=dict)
     _position: Position | None = None
@@ -155,6 +157,7 @@ class Engine:
         self._next = session.open + pipeline.features.clock_ns
         self._pending = []
         self._last_key = (0, -1, -1)
+        self._aggressor = aggressor.start(pipeline.universe)
         self._features = stream.start(pipeline.universe, pipeline.features, session)
         self._states = {kind: model.start() for kind, model in pipeline.models.items()}
         self._position = pipeline.rule.start(len(pipeline.universe))
@@ -176,7 +179,7 @@ class Engine:
         events = self._drop_late(events)
         if len(events) == 0:
             return []
-        self._pending.append(events)
+        self._pending.append(aggressor.sign(self._aggressor, events))
         last = len(events) - 1
         self._last_key = (int(events.ts[last]), int(events.symbol[last]), int(events.sequence[last]))
         return self.advance(int(events.ts[last]))

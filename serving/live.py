@@ -19,7 +19,7 @@ from cift_models import release
 from cift_models.engine import Decisions, Engine, Pipeline, fold, regular_session
 from cift_models.errors import DataError, InputError
 from cift_models.events import Events
-from cift_models.features import stream
+from cift_models.features import aggressor, stream
 from cift_models.instruments import Session
 from cift_models.models.protocol import Panel
 from serving.journal import START, Journal
@@ -249,7 +249,7 @@ def predict(speaker: Speaker, session: Session, events: Events, until: int, inst
         )
     if until - session.open > MAX_INSTANTS * clock_ns:
         raise InputError(f"More than {MAX_INSTANTS:,} instants lie before until.", hint="Send a session of a day or less.")
-    events = events[: int(np.searchsorted(events.ts, until, "right"))]
+    events = aggressor.signed(pipeline.universe, events[: int(np.searchsorted(events.ts, until, "right"))])
     as_of = np.array(list(islice(session.instants(clock_ns), (until - session.open) // clock_ns)), np.int64)
     offsets = stream.step_offsets(events, as_of)
     memory = stream.start(pipeline.universe, pipeline.features, session)

@@ -18,6 +18,7 @@ import numpy as np
 
 from cift_models.errors import DataError, EmptyRange, SchemaMismatch, StoreError, UnknownSymbol
 from cift_models.events import GAP, HALT, Events, check_order, merge
+from cift_models.features import aggressor
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
 from cift_models.feeds.day import FeedDay
 from cift_models.feeds.quality import Checked
@@ -229,7 +230,7 @@ class TickStore:
         return tuple(sorted([session for session, _ in whole.values()] + joined(stretches), key=lambda s: s.open))
 
     def events(self, universe: Universe, session: Session) -> Events:
-        """One merged stream of all parts. A symbol that is not stored in the session has no events.
+        """One merged stream of all parts, its trades signed where the feed sends no sides. A symbol that is not stored has no events.
 
         Raises as `read` does; StoreError where a part is half written; DataError where two parts tell of the same time.
         """
@@ -244,7 +245,7 @@ class TickStore:
         out = merge(streams, universe.levels)
         if len(streams) > len(universe):
             check_order(out)
-        return out
+        return aggressor.signed(universe, out)
 
     def event_partitions(self, universe: Universe, session: Session) -> tuple[PartitionRef, ...]:
         """The partitions that `events` reads: what a key over a session's data is made of."""
