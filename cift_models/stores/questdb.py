@@ -30,7 +30,7 @@ from cift_models.stores.questdb_rows import (
     lines_of,
     version_of,
 )
-from cift_models.stores.questdb_send import BATCH_BYTES, Courier, log_states, until_visible
+from cift_models.stores.questdb_send import BATCH_BYTES, Courier, Couriers, log_states, until_visible
 from cift_models.stores.questdb_tables import INSTRUMENTS_TABLE, PARTITIONS, QUARANTINE, TICK_TABLES, compare
 from cift_models.stores.questdb_tables import migrate as migrate_tables
 from cift_models.stores.ticks import Key, TickStore
@@ -53,6 +53,7 @@ class QuestDBPartitions:
 
     def __init__(self, http: Http) -> None:
         self._http = http
+        self._couriers = Couriers(http)
         self._compared = False
 
     def find(self, table: str | None = None) -> list[Key]:
@@ -91,7 +92,7 @@ class QuestDBPartitions:
         self._look_before_writing(key.table)
         if self._is_stored(key, ref, manifest):
             return ref
-        with Courier(self._http) as courier:
+        with self._couriers.one() as courier:
             self._send_rows(courier, layout, key.symbol, frame, version_of(content["sha256"]))
             if lines is not None and quarantined is not None:
                 self._send_lines(courier, key, at, lines, quarantined["reason"], version_of(content["quarantined"]["sha256"]))

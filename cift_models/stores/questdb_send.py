@@ -7,7 +7,8 @@ the log or not. So each is sent until one comes (the tables deduplicate), and `u
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cift_models.errors import StoreError, StoreUnavailable
@@ -22,27 +23,42 @@ SLOWEST_BYTES_S = 1 * 2**20
 """A batch may take that much longer than the timeout."""
 
 
+class Couriers:
+    """Couriers to one server: one for whoever writes just now, kept for the next (the client warns of those who open many)."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._idle: list[Courier] = []
+
+    @contextmanager
+    def one(self) -> Iterator[Courier]:
+        """A courier of the caller's own. One that failed is not used again."""
+        # A list's pop and append are atomic: threads may write side by side.
+        try:
+            courier = self._idle.pop()
+        except IndexError:
+            courier = Courier(self._http)
+        try:
+            yield courier
+        except BaseException:
+            courier.close()
+            raise
+        self._idle.append(courier)
+
+
 class Courier:
-    """Sends batches to one server, one at a time; close it, or use it in a `with`."""
+    """Sends batches to one server, one at a time. Opening it asks the server nothing."""
 
     def __init__(self, http: Http) -> None:
         import questdb
 
         self._client = questdb
         self._http = http
-        self._sender: Any = None
-
-    def __enter__(self) -> Courier:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._sender = self._open()
 
     def close(self) -> None:
         """Drop what was not acknowledged, and the connection."""
-        if self._sender is not None:
-            self._sender.close(flush=False)
-            self._sender = None
+        self._sender.close(flush=False)
 
     def frame(self, table: str, rows: pandas.DataFrame, symbols: Sequence[str], at: str) -> None:
         """Send one batch and wait for its acknowledgement. Raises StoreUnavailable, StoreError.
@@ -59,13 +75,11 @@ class Courier:
         insist(lambda: self._once(fill), self._http.write_patience_s)
 
     def _once(self, fill: Callable[[Any], Any]) -> None:
+        # A failed flush has emptied the buffer, and the next one connects anew: the same batch is filled in again.
         try:
-            if self._sender is None:
-                self._sender = self._open()
             fill(self._sender)
             self._sender.flush()
         except self._client.QuestDBError as error:
-            self.close()
             raise self._ours(error) from error
 
     def _open(self) -> Any:

@@ -87,8 +87,8 @@ def compare(http: Http) -> tuple[tuple[Definition, ...], tuple[str, ...]]:
         for what, is_now, expected in (
             ("designated timestamp", time, d.time),
             ("partitioning", by, d.by),
-            ("WAL", wal, True),
-            ("deduplication", dedup, True),
+            ("WAL", "on" if wal else "off", "on"),
+            ("deduplication", "on" if dedup else "off", "on"),
             ("key of deduplication", ", ".join(sorted(key)), ", ".join(sorted(d.key))),
         ):
             if is_now != expected:

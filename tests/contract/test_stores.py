@@ -8,6 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -39,33 +43,47 @@ from cift_models.schema import BOOK as BOOK_TABLE
 from cift_models.schema import OUTPUTS, PREDICTIONS, TRADES
 from cift_models.stores import lake
 from cift_models.stores.features import FeatureStore, ParquetFeatures
-from cift_models.stores.online import MemoryOnline, OnlineStore
+from cift_models.stores.online import MemoryOnline, OnlineStore, Row
 from cift_models.stores.panels import open_panel
+from cift_models.stores.redis_online import RedisOnline
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks, TickStore
+from tests.clickhouse_stores import fresh_store
 from tests.lobster_made import lobster_made
 from tests.lobster_slice import lobster_zip, slice_lobster
 from tests.panels import toy_panel, toy_universe
+from tests.tick_places import PLACES, Place
 
-TICKS = {"parquet": ParquetTicks}
-FEATURES = {"parquet": ParquetFeatures}
-ONLINE = {"memory": MemoryOnline}
+TICKS = ["parquet", pytest.param("questdb", marks=pytest.mark.slow)]
+FEATURES = ["parquet", pytest.param("clickhouse", marks=pytest.mark.slow)]
+ONLINE = ["memory", pytest.param("redis", marks=pytest.mark.slow), pytest.param("valkey", marks=pytest.mark.slow)]
 SESSION = Session(20231114, 1_000, 2_000)
 
 
-@pytest.fixture(params=TICKS)
-def ticks(request: pytest.FixtureRequest, tmp_path: Path) -> TickStore:
-    return TICKS[request.param](tmp_path)
+@pytest.fixture(params=TICKS, scope="module")
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with PLACES[request.param](tmp_path_factory.mktemp(request.param)) as place:
+        yield place
+
+
+@pytest.fixture
+def ticks(place: Place) -> TickStore:
+    return place.fresh()
 
 
 @pytest.fixture(params=FEATURES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureStore:
-    return FEATURES[request.param](tmp_path)
+    return ParquetFeatures(tmp_path) if request.param == "parquet" else fresh_store(request.getfixturevalue("clickhouse_server"))
 
 
-@pytest.fixture(params=ONLINE)
-def online(request: pytest.FixtureRequest) -> OnlineStore:
-    return ONLINE[request.param]()
+@pytest.fixture(params=ONLINE, scope="module")
+def online(request: pytest.FixtureRequest) -> Iterator[OnlineStore]:
+    """A store that the tests of a module share; each takes symbols of its own."""
+    if request.param == "memory":
+        yield MemoryOnline()
+        return
+    with closing(RedisOnline(request.getfixturevalue(f"{request.param}_server").url)) as store:
+        yield store
 
 
 # Ticks
@@ -107,18 +125,17 @@ def test_events_survive_the_tables_to_the_byte(events: Events) -> None:
 
 @given(parts=st.lists(canonical_events(), min_size=2, max_size=2))
 @settings(max_examples=10, deadline=None)
-def test_events_survive_every_store_to_the_byte(parts: list[Events], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_events_survive_every_store_to_the_byte(parts: list[Events], place: Place) -> None:
     universe = toy_universe(2)
-    for opener in TICKS.values():
-        store = opener(tmp_path_factory.mktemp("home"))
-        for instrument, part in zip(universe.instruments, parts, strict=True):
-            store.write_events(instrument, SESSION, part, {"feed": "test"})
-        merged = store.events(universe, SESSION)
-        for i, part in enumerate(parts):
-            own = merged[merged.symbol == i]
-            assert same(replace(own, symbol=np.zeros(len(own), np.int16)), part)
-        order = np.lexsort((merged.sequence, merged.symbol, merged.ts))
-        assert (order == np.arange(len(merged))).all()
+    store = place.fresh()
+    for instrument, part in zip(universe.instruments, parts, strict=True):
+        store.write_events(instrument, SESSION, part, {"feed": "test"})
+    merged = store.events(universe, SESSION)
+    for i, part in enumerate(parts):
+        own = merged[merged.symbol == i]
+        assert same(replace(own, symbol=np.zeros(len(own), np.int16)), part)
+    order = np.lexsort((merged.sequence, merged.symbol, merged.ts))
+    assert (order == np.arange(len(merged))).all()
 
 
 def some_events(n: int = 20, seed: int = 0) -> Events:
@@ -132,14 +149,15 @@ def some_events(n: int = 20, seed: int = 0) -> Events:
     return events
 
 
-def test_the_same_write_gives_the_same_reference_and_touches_nothing(ticks: TickStore, tmp_path: Path) -> None:
+def test_the_same_write_gives_the_same_reference_and_touches_nothing(ticks: TickStore, place: Place) -> None:
     instrument = toy_universe(1).instruments[0]
     first = ticks.write_events(instrument, SESSION, some_events(), {"feed": "test"})
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    before = place.state()
     assert ticks.write_events(instrument, SESSION, some_events(), {"feed": "test"}) == first
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+    assert place.state() == before
     other = ticks.write_events(instrument, SESSION, some_events(seed=1), {"feed": "test"})
     assert {r.key for r in other} == {r.key for r in first} and other[-1].sha256 != first[-1].sha256
+    assert place.state() != before
     with pytest.raises(NotStored, match="not the one referred to"):
         ticks.read(first[-1])
 
@@ -275,8 +293,7 @@ def test_half_an_ingest_is_no_session(ticks: TickStore) -> None:
         ticks.events(universe, SESSION)
 
 
-def test_quarantined_rows_are_counted_and_kept(tmp_path: Path) -> None:
-    ticks = ParquetTicks(tmp_path)
+def test_quarantined_rows_are_counted_and_kept(ticks: TickStore, tmp_path: Path) -> None:
     day = read_lobster(lobster_made(tmp_path / "made.zip"))
     book = day.tables["book"].with_columns(bid_px_00=pl.when(pl.col("sequence") == 4).then(99_999).otherwise("bid_px_00").cast(pl.Int32))
     checked = check_tables({**day.tables, "book": book}, day.session, receive_clock=False)
@@ -468,38 +485,82 @@ def test_a_panel_out_of_the_stores(ticks: TickStore, store: FeatureStore) -> Non
 # Online
 
 
-@given(st.permutations([(s, t) for s in range(3) for t in range(4)]))
-@settings(max_examples=60, deadline=None)
-def test_the_newest_row_wins_in_whatever_order_rows_arrive(order: list[tuple[int, int]]) -> None:
-    for opener in ONLINE.values():
-        online = opener()
-        best = None
-        for sequence, at in order:
-            newer = best is None or (sequence, at) >= best
-            assert online.put("S0", b"%d %d" % (sequence, at), sequence, at) is newer
-            best = (sequence, at) if newer else best
-        assert online.get("S0") == (b"2 3", 2, 3)
+def new_symbols(count: int) -> list[str]:
+    """Symbols that no test has used."""
+    return [f"{i} {uuid.uuid4()}" for i in range(count)]
+
+
+NOW = 1_700_000_000_123_456_789
+"""A time that float64 cannot hold: its neighbours are 256 ns away."""
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("start", [0, NOW, 2**63 - 4], ids=["zero", "now", "the last"])
+@given(order=st.permutations([(s, t) for s in range(3) for t in range(4)]))
+@settings(max_examples=25, deadline=None)
+def test_the_newest_row_wins_in_whatever_order_rows_arrive(
+    order: list[tuple[int, int]], start: int, many: bool, online: OnlineStore
+) -> None:
+    best = None
+    a, b = new_symbols(2)
+    for sequence, at in order:
+        newer = best is None or (sequence, at) >= best
+        row = Row(b"%d %d" % (sequence, at), sequence, start + at)
+        assert (online.put_many({a: row, b: row}) == {a: newer, b: newer}) if many else (online.put(a, *row) is newer)
+        best = (sequence, at) if newer else best
+    assert online.get(a) == (b"2 3", 2, start + 3) and online.get_many([a, b])[1] == ((b"2 3", 2, start + 3) if many else None)
 
 
 def test_online_rows(online: OnlineStore) -> None:
-    assert online.get("S0") is None and online.get_many(["S0", "S1"]) == [None, None] and online.get_many([]) == []
-    assert online.put("S1", b"a", sequence=1, time=5) and online.put("S1", b"a", sequence=1, time=5)  # a repeated write is harmless
-    assert not online.put("S1", b"old", sequence=1, time=4) and not online.put("S1", b"old", sequence=0, time=9)
-    assert online.put("S1", b"new release", sequence=2, time=1)
-    assert online.get_many(["S0", "S1"]) == [None, (b"new release", 2, 1)]
+    a, b, c = new_symbols(3)
+    assert online.get(a) is None and online.get_many([a, b]) == [None, None] and online.get_many([]) == []
+    assert online.put(b, b"a", sequence=1, time=5) and online.put(b, b"a", sequence=1, time=5)  # a repeated write is harmless
+    assert not online.put(b, b"old", sequence=1, time=4) and not online.put(b, b"old", sequence=0, time=9)
+    assert online.put(b, b"new release", sequence=2, time=1)
+    assert online.get_many([a, b, b]) == [None, (b"new release", 2, 1), (b"new release", 2, 1)]
+    odd = bytes(range(256)) + b"\r\n$-1\r\n"
+    assert online.put(c, odd, 0, 0) and online.put(c, odd, 2**53 - 1, 2**63 - 1) and online.get(c) == (odd, 2**53 - 1, 2**63 - 1)
+    assert online.put(a, b"", 1, 1) and online.get(a) == (b"", 1, 1)
+    assert online.flaws() == []
+
+
+def test_many_online_rows_are_each_judged_on_their_own(online: OnlineStore) -> None:
+    a, b, c = new_symbols(3)
+    assert online.put_many({}) == {}
+    assert online.put(a, b"newer", 1, NOW + 1)
+    assert online.put_many({s: Row(s.encode(), 1, NOW) for s in (c, a, b)}) == {c: True, a: False, b: True}
+    assert online.get_many([a, b, c]) == [(b"newer", 1, NOW + 1), (b.encode(), 1, NOW), (c.encode(), 1, NOW)]
+    assert online.put_many({a: Row(b"next", 2, 0), b: Row(b"late", 0, NOW)}) == {a: True, b: False}
+
+
+@pytest.mark.parametrize(("sequence", "time"), [(-1, 0), (2**53, 0), (0, -1), (0, 2**63)])
+def test_a_row_that_cannot_be_ordered_is_refused(online: OnlineStore, sequence: int, time: int) -> None:
+    a, b = new_symbols(2)
+    with pytest.raises(InputError, match=f"sequence {sequence} and time {time}"):
+        online.put_many({a: Row(b"", 1, 1), b: Row(b"", sequence, time)})
+    assert online.get_many([a, b]) == [None, None]
 
 
 def test_online_writers_race_and_the_newest_stays(online: OnlineStore) -> None:
+    symbols = new_symbols(2)
+
     def write(start: int) -> None:
         for at in range(start, 3_000, 3):
-            online.put("S0", b"%d" % at, 1, at)
+            online.put_many({s: Row(b"%d" % at, 1, NOW + at) for s in symbols})
 
-    threads = [threading.Thread(target=write, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert online.get("S0") == (b"2999", 1, 2999)
+    def read() -> None:
+        last = 0
+        while last < NOW + 2999:
+            one, two = online.get_many(symbols)
+            # What is written together is seen together, and time does not run back.
+            assert one == two
+            assert one is None or one.time >= last
+            last = one.time if one else 0
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(read), *(threads.submit(write, i) for i in range(3))]:
+            done.result(60)
+    assert online.get_many(symbols) == [(b"2999", 1, NOW + 2999)] * 2
 
 
 # Releases
