@@ -10,7 +10,9 @@ What must be right, from the format's description (Lean, Data/equity/readme.md) 
 - conditions are hexadecimal text of a bit mask (`20004a00` is no number);
 - nobody says which side took: a trade's side is 0 here, and is found from the quote before it when events are used (features/aggressor.py);
 - quotes and trades of a day are two files and come in any order, hence two parts. At one ms all trades come before all quotes
-  (sequence), so that a trade is held against the quote that was known before it.
+  (sequence), so that a trade is held against the quote that was known before it;
+- a symbol without quotes (SPY is recorded so) has no book: its rows are never valid, its sides come from the tick rule alone, and it can
+  lend its trades to no forecast of its own mid.
 
 Kept apart, with the reason:
     suspicious      AlgoSeek's own flag: far from every other price, or reversed later. LEAN's own bars leave such rows out, too. A
@@ -37,7 +39,7 @@ from zoneinfo import ZoneInfo
 
 from cift_models.errors import FeedError, InputError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
-from cift_models.feeds.day import FeedDay
+from cift_models.feeds.day import FeedDay, Identity
 from cift_models.files import sha256_bytes
 from cift_models.instruments import CALENDARS, SECOND, Instrument, to_ns
 from cift_models.schema import BOOK, TRADES
@@ -154,13 +156,20 @@ def _days(
     yield FeedDay(instrument, CALENDARS[calendar].session(name.day), {table: good}, source, name.kind, apart)
 
 
-def _unpack(path: Path) -> tuple[str, LeanName, bytes]:
+def identify(path: Path) -> Identity:
+    """Whose day a zip holds, from the names. Raises FeedError."""
+    _, name, _ = _unpack(Path(path), names_only=True)
+    session = CALENDARS[HOURS["regular"]].session(name.day)
+    return Identity(name.symbol, session.day, session.open)
+
+
+def _unpack(path: Path, names_only: bool = False) -> tuple[str, LeanName, bytes]:
     """Sha256 of the zip, what the names say, and the bytes of the one file in it."""
     try:
         raw = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(raw)) as archive:
             name = _name(path, archive.namelist())
-            return sha256_bytes(raw), name, archive.read(name.file)
+            return sha256_bytes(raw), name, b"" if names_only else archive.read(name.file)
     except OSError as error:
         raise FeedError(f"{path}: {error.strerror or error}.", hint="Expected a readable LEAN zip.", path=path) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -202,7 +211,7 @@ def _parse(path: Path, name: LeanName, data: bytes) -> polars.DataFrame:
             raise FeedError(f"{path.name}: {name.file}, {_trouble(data, name.kind)}.", hint="Is it LEAN? Download it again.", path=path)
         parts = pl.col("time").str.split_exact(".", 1).struct
         fraction = parts.field("field_1").fill_null("").str.pad_end(6, "0").cast(pl.Int64)
-        ns = parts.field("field_0").cast(pl.Int64) * MS + fraction
+        ns = (parts.field("field_0").cast(pl.Int64) * MS + fraction).alias("time")
     else:
         ns = pl.col("time") * MS
     frame = frame.with_columns(ns, *(pl.col(c).fill_null("") for c in TEXT))
@@ -222,6 +231,8 @@ def _read(data: bytes, columns: tuple[str, ...], time_type: type[polars.DataType
     try:
         frame = pl.read_csv(data, has_header=False, schema=schema, quote_char=None)
     except pl.exceptions.PolarsError:
+        return None
+    if not len(frame):
         return None
     holes = frame.null_count().row(0, named=True)
     return None if any(n for c, n in holes.items() if c not in TEXT) else frame

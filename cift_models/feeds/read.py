@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import polars
 
 FEEDS: dict[str, str] = {
+    "lean": "cift_models.feeds.lean:read_lean",
     "lobster": "cift_models.feeds.lobster:read_lobster",
 }
 """A feed's name to its reader, as "module:function"; resolved on use. A reader takes a path, what its signature names, and `progress`."""
