@@ -14,6 +14,7 @@ from flows.cli import (
     ingest,
     predict,
     promote,
+    quality,
     replay,
     rollback,
     seed,
@@ -36,6 +37,7 @@ app.command("demo")(demo.demo)
 app.command("seed")(seed.seed)
 app.command("ingest")(ingest.ingest)
 app.command("backfill")(backfill.backfill)
+app.command("quality")(quality.quality)
 app.command("data-prep")(data_prep.data_prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
