@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import threading
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import cift_models
@@ -14,9 +15,10 @@ _one_at_a_time = threading.Lock()
 
 
 def code_sha256() -> str:
-    """Digest of the syntax trees of cift_models (comments and docstrings aside) and of the lock, where there is one.
+    """Digest of the syntax trees of cift_models (comments and docstrings aside) and of the packages that it runs with.
 
-    A changed comment keeps every cached result; a changed formula, name or pinned version throws all of them away.
+    A changed comment keeps every cached result; a changed formula, name or pinned version throws all of them away. So does another Python:
+    it writes the trees otherwise, and the lock has other versions for it.
     """
     # CPython 3.11 counts the depth of all threads' syntax trees in one place: two tasks that parse at once end in
     # "SystemError: AST constructor recursion depth mismatch".
@@ -28,8 +30,14 @@ def code_sha256() -> str:
 def _code_sha256() -> str:
     package = Path(cift_models.__file__).parent
     trees = {str(path.relative_to(package)): sha256_bytes(_tree(path).encode()) for path in sorted(package.rglob("*.py"))}
-    lock = package.parent / "requirements.lock"
-    return digest({"trees": trees, "lock": sha256_file(lock) if lock.is_file() else ""})
+    return digest({"trees": trees, "lock": _packages(package.parent / "requirements.lock")})
+
+
+def _packages(lock: Path) -> str:
+    """Digest of the lock; of what is installed where the code was installed without it, from a wheel."""
+    if lock.is_file():
+        return sha256_file(lock)
+    return digest(sorted({f"{one.metadata['Name']}=={one.version}" for one in metadata.distributions()}))
 
 
 def _tree(path: Path) -> str:
