@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export CIFT_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test check check-types check-tests real-day prove-models bench lock clean
+.PHONY: setup demo test check check-types check-tests real-day prove-models bench lock up down clean
 
 setup: .venv/installed ## make .venv from the pinned lock
 
@@ -42,6 +42,12 @@ real-day: setup ## the recorded day: ingest, train, serve, replay, compare
 
 bench: setup ## time what is fast, beside its peers
 	$(BIN)/python -m pytest tests/benchmarks -s
+
+up: ## start QuestDB, ClickHouse and Dragonfly (ONLINE=redis: Valkey) with docker compose, wait until each answers, print the settings
+	@infra/stack.sh up
+
+down: ## stop them; what they stored is kept
+	@infra/stack.sh down
 
 lock: ## pin every version with hashes, naming no index
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
