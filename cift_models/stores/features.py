@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cift_models.errors import DataError, InputError, NotStored, SettingsError
+from cift_models.errors import DataError, InputError, NotStored
 from cift_models.features.feature_set import FeatureSet
 from cift_models.files import digest
 from cift_models.instruments import Session, Universe
 from cift_models.refs import PartitionRef
-from cift_models.schema import FEATURES, OUTPUTS, PREDICTIONS
+from cift_models.schema import FEATURES, OUTPUTS, PREDICTIONS, Table
 from cift_models.stores import lake
 
 if TYPE_CHECKING:
@@ -109,71 +109,36 @@ class ParquetFeatures:
     ) -> PartitionRef:
         import polars as pl
 
-        _check(universe, features, FeatureArrays(as_of, offsets, x, valid, why))
-        table = FEATURES.repeat(features.names)
-        columns: dict[str, Any] = {
-            "symbol": list(universe.symbols) * len(as_of),
-            "as_of": np.repeat(as_of, len(universe)),
-            "valid": valid.ravel(),
-            "why": why.ravel(),
-        }
-        columns |= {name: np.ascontiguousarray(x[:, :, i]).ravel() for i, name in enumerate(features.names)}
-        frame = pl.DataFrame(columns, schema=table.polars_schema())
+        arrays = FeatureArrays(as_of, offsets, x, valid, why)
+        check(universe, features, arrays)
+        frame = frame_of(universe, features, arrays, 0, len(as_of))
         files = {lake.DATA: lake.to_parquet(frame, fast=True), OFFSETS: lake.to_parquet(pl.DataFrame({"offset": offsets}), fast=True)}
-        facts = {
-            "table": FEATURES.name,
-            "rows": len(frame),
-            "schema_hash": table.schema_hash,
-            "session": asdict(session),
-            "instants": len(as_of),
-            "first": int(as_of[0]) if len(as_of) else None,
-            "last": int(as_of[-1]) if len(as_of) else None,
-            "universe": universe.as_json(),
-            "features": features.as_json(),
-        }
-        return lake.write_partition(self._home, _folder(universe, features, session), files, facts, versions=True)
+        facts = session_facts(universe, features, session, as_of)
+        return lake.write_partition(self._home, session_key(universe, features, session), files, facts, versions=True)
 
     def read(self, universe: Universe, features: FeatureSet, session: Session, sha256: str) -> FeatureArrays:
         import polars as pl
 
-        key = f"{_folder(universe, features, session)}/{sha256[:16]}"
+        key = f"{session_key(universe, features, session)}/{sha256[:16]}"
         ref, manifest = lake.read_manifest(self._home, key)
-        if ref.sha256 != sha256:
-            raise NotStored(f"{key} is not the one referred to ({sha256[:20]}...).", hint="Build the features again.", key=key)
+        require_version(ref, sha256)
         frame = lake.from_parquet(lake.read_file(self._home, key, manifest, lake.DATA), ref)
         offsets = pl.read_parquet(io.BytesIO(lake.read_file(self._home, key, manifest, OFFSETS)))["offset"].to_numpy(writable=True)
-        shape = (manifest["instants"], len(universe))
-        x = np.empty((*shape, len(features.names)))
-        for i, name in enumerate(features.names):
-            x[:, :, i] = frame[name].to_numpy().reshape(shape)
-        as_of = np.ascontiguousarray(frame["as_of"].to_numpy().reshape(shape)[:, 0])
-        return FeatureArrays(
-            as_of, offsets, x, frame["valid"].to_numpy(writable=True).reshape(shape), frame["why"].to_numpy(writable=True).reshape(shape)
-        )
+        arrays = empty_arrays(universe, features, manifest["instants"])._replace(offsets=offsets)
+        fill(arrays, 0, frame, features)
+        return arrays
 
     def versions(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[PartitionRef, ...]:
-        keys = lake.find_manifests(self._home, _folder(universe, features, session), "*")
+        keys = lake.find_manifests(self._home, session_key(universe, features, session), "*")
         return tuple(lake.read_manifest(self._home, key)[0] for key in keys)
 
     def write_rows(self, table: str, run: str, model: str, fold: int, frame: polars.DataFrame) -> PartitionRef:
-        schema = _judged(table)
-        schema.check(frame)
-        facts = {
-            "table": table,
-            "rows": len(frame),
-            "schema_hash": schema.schema_hash,
-            "run": run,
-            "model": model,
-            "fold": fold,
-            "first": frame["as_of"].min(),
-            "last": frame["as_of"].max(),
-        }
-        key = f"{table}/{lake.folder_name(run)}/{lake.folder_name(model)}/{_fold(fold)}"
-        return lake.write_partition(self._home, key, {lake.DATA: lake.to_parquet(frame)}, facts)
+        facts = rows_facts(table, run, model, fold, frame)
+        return lake.write_partition(self._home, rows_key(table, run, model, fold), {lake.DATA: lake.to_parquet(frame)}, facts)
 
     def rows(self, table: str, run: str, model: str | None = None, fold: int | None = None) -> tuple[PartitionRef, ...]:
-        _judged(table)
-        pattern = f"{lake.folder_name(model) if model else '*'}/{'*' if fold is None else _fold(fold)}"
+        judged(table)
+        pattern = f"{lake.folder_name(model) if model else '*'}/{'*' if fold is None else fold_name(fold)}"
         keys = lake.find_manifests(self._home, f"{table}/{lake.folder_name(run)}", pattern)
         return tuple(lake.read_manifest(self._home, key)[0] for key in keys)
 
@@ -183,30 +148,80 @@ class ParquetFeatures:
 
 
 def open_features(settings: Settings) -> FeatureStore:
-    """The feature store that the settings name."""
-    if settings.clickhouse_url:
-        raise SettingsError(
-            "This version has no ClickHouse store.", hint="Unset CIFT_CLICKHOUSE_URL: features are then kept below the home."
-        )
-    return ParquetFeatures(settings.home)
+    """The feature store that the settings name. A server is not asked before it is needed."""
+    if not settings.clickhouse_url:
+        return ParquetFeatures(settings.home)
+    from cift_models.stores.clickhouse import ClickHouseFeatures
+
+    return ClickHouseFeatures(
+        settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password.get_secret_value(), settings.tls_ca
+    )
 
 
-def _folder(universe: Universe, features: FeatureSet, session: Session) -> str:
+# What every store of features says of a partition: where it lies, what its rows are, what is refused.
+
+
+def session_key(universe: Universe, features: FeatureSet, session: Session) -> str:
+    """Where the versions of a session's rows lie."""
     return f"features/{digest(universe.as_json())[:16]}/{features.schema_hash[:16]}/{session.day:08d}"
 
 
-def _fold(fold: int) -> str:
+def session_facts(universe: Universe, features: FeatureSet, session: Session, as_of: NDArray[np.int64]) -> dict[str, Any]:
+    """What the manifest of a session's rows says, besides where its bytes are."""
+    return {
+        "table": FEATURES.name,
+        "rows": len(as_of) * len(universe),
+        "schema_hash": FEATURES.repeat(features.names).schema_hash,
+        "session": asdict(session),
+        "instants": len(as_of),
+        "first": int(as_of[0]) if len(as_of) else None,
+        "last": int(as_of[-1]) if len(as_of) else None,
+        "universe": universe.as_json(),
+        "features": features.as_json(),
+    }
+
+
+def require_version(found: PartitionRef, sha256: str) -> None:
+    """Raise NotStored where what was found under a version's key is not what `sha256` means."""
+    if found.sha256 != sha256:
+        raise NotStored(f"{found.key} is not the one referred to ({sha256[:20]}...).", hint="Build the features again.", key=found.key)
+
+
+def rows_key(table: str, run: str, model: str, fold: int) -> str:
+    """Where the rows of one model and fold of a run lie."""
+    return f"{table}/{lake.folder_name(run)}/{lake.folder_name(model)}/{fold_name(fold)}"
+
+
+def rows_facts(table: str, run: str, model: str, fold: int, frame: polars.DataFrame) -> dict[str, Any]:
+    """What their manifest says. Raises InputError, SchemaMismatch and DataError for rows that the table does not allow."""
+    schema = judged(table)
+    schema.check(frame)
+    return {
+        "table": table,
+        "rows": len(frame),
+        "schema_hash": schema.schema_hash,
+        "run": run,
+        "model": model,
+        "fold": fold,
+        "first": frame["as_of"].min(),
+        "last": frame["as_of"].max(),
+    }
+
+
+def fold_name(fold: int) -> str:
     return f"fold_{fold:02d}" if fold >= 0 else "live"
 
 
-def _judged(name: str) -> Any:
+def judged(name: str) -> Table:
+    """OUTPUTS or PREDICTIONS. Raises InputError for another name."""
     tables = {t.name: t for t in (OUTPUTS, PREDICTIONS)}
     if name not in tables:
         raise InputError(f"{name!r} does not hold what models say.", hint=f"Expected one of {', '.join(tables)}.")
     return tables[name]
 
 
-def _check(universe: Universe, features: FeatureSet, arrays: FeatureArrays) -> None:
+def check(universe: Universe, features: FeatureSet, arrays: FeatureArrays) -> None:
+    """Raise DataError where shapes disagree or a value is not finite."""
     shape = (len(arrays.as_of), len(universe))
     expected = {"offsets": (shape[0] + 1,), "x": (*shape, len(features.names)), "valid": shape, "why": shape}
     for name, size in expected.items():
@@ -219,3 +234,41 @@ def _check(universe: Universe, features: FeatureSet, arrays: FeatureArrays) -> N
             f"{universe.symbols[symbol]} at {arrays.as_of[t]}: {features.names[f]} is {arrays.x[t, symbol, f]}.",
             hint="Write 0 and mark the row not valid, with its reason, where it is made.",
         )
+
+
+def frame_of(universe: Universe, features: FeatureSet, arrays: FeatureArrays, first: int, last: int) -> polars.DataFrame:
+    """The rows of the instants first to last (excluded) as the table FEATURES holds them: by time, then as the universe orders symbols."""
+    import polars as pl
+
+    rows = slice(first, last)
+    columns: dict[str, Any] = {
+        "symbol": list(universe.symbols) * (last - first),
+        "as_of": np.repeat(arrays.as_of[rows], len(universe)),
+        "valid": arrays.valid[rows].ravel(),
+        "why": arrays.why[rows].ravel(),
+    }
+    columns |= {name: np.ascontiguousarray(arrays.x[rows, :, i]).ravel() for i, name in enumerate(features.names)}
+    return pl.DataFrame(columns, schema=FEATURES.repeat(features.names).polars_schema())
+
+
+def empty_arrays(universe: Universe, features: FeatureSet, instants: int) -> FeatureArrays:
+    """Arrays for `fill`, of whatever the memory holds."""
+    shape = (instants, len(universe))
+    return FeatureArrays(
+        np.empty(instants, np.int64),
+        np.empty(instants + 1, np.int64),
+        np.empty((*shape, len(features.names))),
+        np.empty(shape, np.bool_),
+        np.empty(shape, np.int8),
+    )
+
+
+def fill(arrays: FeatureArrays, first: int, frame: polars.DataFrame, features: FeatureSet) -> None:
+    """Write what `frame_of` made, of whole instants from `first` on, into arrays."""
+    symbols = arrays.valid.shape[1]
+    rows = slice(first, first + len(frame) // symbols)
+    arrays.as_of[rows] = frame["as_of"].to_numpy()[::symbols]
+    arrays.valid[rows] = frame["valid"].to_numpy().reshape(-1, symbols)
+    arrays.why[rows] = frame["why"].to_numpy().reshape(-1, symbols)
+    for i, name in enumerate(features.names):
+        arrays.x[rows, :, i] = frame[name].to_numpy().reshape(-1, symbols)
