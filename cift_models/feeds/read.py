@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FEEDS: dict[str, str] = {
     "lean": "cift_models.feeds.lean:read_lean",
     "lobster": "cift_models.feeds.lobster:read_lobster",
+    "binance": "cift_models.feeds.binance:read_binance",
+    "lean": "cift_models.feeds.lean:read_lean",
 }
 """A feed's name to its reader, as "module:function"; resolved on use. A reader takes a path, what its signature names, and `progress`."""
 

@@ -1,0 +1,52 @@
+"""`python -m tests.killed N WHAT FILE...`: do a piece of work and die by SIGKILL at its Nth point; then, or with 0, print the points.
+
+A point is every step of progress that a person would see, and every file that is about to appear under its name. WHAT is `ingest` (of
+LOBSTER files) or `features` (of what was stored from them).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+FIRST, LAST = date(1970, 1, 1), date(2100, 1, 1)
+
+
+def main(at: int, what: str, files: list[str]) -> None:
+    """Run with a death at point `at`."""
+    from tasks import progress
+    from tasks.dataset import build_session, select_data
+    from tasks.ingest import ingest_file
+
+    points: list[str] = []
+
+    def reach(name: str) -> None:
+        points.append(name)
+        if len(points) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying(call: Any) -> Any:
+        def wrapper(source: Any, target: Any, **more: Any) -> Any:
+            reach(f"rename {Path(target).name}")
+            return call(source, target, **more)
+
+        return wrapper
+
+    os.replace, os.rename = dying(os.replace), dying(os.rename)
+    progress.listen(lambda step, said, share: reach(f"{step}: {said}"))
+    for file in files:
+        if what == "ingest":
+            ingest_file("lobster", Path(file), {})
+        else:
+            dataset = select_data.fn([Path(file).stem], FIRST, LAST, None, 0)
+            for day in dataset.days:
+                build_session.fn(dataset, day)
+    print("\n".join(points))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
