@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -39,7 +40,7 @@ class Settings(BaseSettings):
     clickhouse_user: str = Field("", description="ClickHouse's user")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="ClickHouse's password")
     redis_url: str | None = Field(
-        None, description="Redis or Dragonfly for live state, as redis://host:6379/0; empty: memory of the process"
+        None, description="Redis, Valkey or Dragonfly for live rows, as redis://host:6379/0; empty: memory of the process"
     )
     redis_password: SecretStr = Field(SecretStr(""), description="Redis' password")
     tls_ca: Path | None = Field(
@@ -76,6 +77,12 @@ class Settings(BaseSettings):
             raise ValueError(f"expected {schemes[0]}://HOST[:PORT]")
         if parts.password is not None or (parts.username and info.field_name != "redis_url"):
             raise ValueError(f"keep user and password out of the URL: set {PREFIX}{info.field_name[:-4].upper()}_PASSWORD")
+        if parts.query and not (parts.scheme == "unix" and re.fullmatch(r"db=\d+", parts.query)):
+            # A driver would read a password, or `do not check the certificate`, from there.
+            raise ValueError("leave out what follows the question mark")
+        if parts.scheme in ("redis", "rediss") and not re.fullmatch(r"(/\d*)?", parts.path):
+            # The driver takes any other path for database 0.
+            raise ValueError(f"expected the number of a database, {parts.scheme}://HOST[:PORT]/0")
         return url
 
     @model_validator(mode="after")

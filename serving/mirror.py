@@ -1,6 +1,7 @@
 """The online store, behind the path: the latest row of each symbol, written by a thread that a tick never waits for.
 
-Only the newest row of a symbol waits; an older one that was not written yet is replaced (and counted), never queued.
+Only the newest row of a symbol waits; an older one that was not written yet is replaced (and counted), never queued. What waits is written
+together: one round trip an instant, however many symbols it has.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cift_models.stores.online import OnlineStore
+from cift_models.stores.online import OnlineStore, Row
 
 log = logging.getLogger("cift.mirror")
 
@@ -21,7 +22,10 @@ RETRY_S = 0.5
 
 
 class Mirror:
-    """Copies rows to an OnlineStore. `written`, `refused` (a newer one was there), `replaced` and `failed` count what happened."""
+    """Copies rows to an OnlineStore.
+
+    `written`, `refused` (a newer one was there) and `replaced` count rows; `failed` counts round trips.
+    """
 
     def __init__(self, store: OnlineStore, retry_s: float = RETRY_S) -> None:
         self.store = store
@@ -61,19 +65,14 @@ class Mirror:
                 if not self._waiting:
                     return
                 rows, self._waiting = self._waiting, {}
-            unwritten = {}
-            for symbol, (row, sequence) in rows.items():
-                try:
-                    if self.store.put(symbol, orjson.dumps(row), sequence=sequence, time=row["as_of"]):
-                        self.written += 1
-                    else:
-                        self.refused += 1
-                except Exception as error:  # the thread outlives whatever a store's driver raises
-                    self.failed += 1
-                    unwritten[symbol] = (row, sequence)
-                    log.warning("the online store did not take %s: %s", symbol, error)
-            if unwritten:
+            try:
+                said = self.store.put_many({s: Row(orjson.dumps(row), sequence, row["as_of"]) for s, (row, sequence) in rows.items()})
+                self.written += sum(said.values())
+                self.refused += len(said) - sum(said.values())
+            except Exception as error:  # the thread outlives whatever a store's driver raises
+                self.failed += 1
+                log.warning("the online store did not take %s: %s", ", ".join(rows), error)
                 with self._lock:
                     if not self._stopped:
-                        self._waiting = unwritten | self._waiting
+                        self._waiting = rows | self._waiting
                         self._lock.wait(self._retry_s)

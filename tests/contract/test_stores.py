@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import polars as pl
@@ -495,7 +496,7 @@ NOW = 1_700_000_000_123_456_789
 
 
 @pytest.mark.parametrize("many", [False, True])
-@pytest.mark.parametrize("start", [0, NOW, 2**63 - 4], ids=["zero", "now", "the last"])
+@pytest.mark.parametrize("start", [0, NOW, 1_699_999_999_999_999_998, 2**63 - 4], ids=["zero", "now", "over a second", "the last"])
 @given(order=st.permutations([(s, t) for s in range(3) for t in range(4)]))
 @settings(max_examples=25, deadline=None)
 def test_the_newest_row_wins_in_whatever_order_rows_arrive(
@@ -545,22 +546,24 @@ def test_online_writers_race_and_the_newest_stays(online: OnlineStore) -> None:
     symbols = new_symbols(2)
 
     def write(start: int) -> None:
-        for at in range(start, 3_000, 3):
+        for at in range(start, 1_500, 3):
             online.put_many({s: Row(b"%d" % at, 1, NOW + at) for s in symbols})
 
     def read() -> None:
-        last = 0
-        while last < NOW + 2999:
-            one, two = online.get_many(symbols)
+        last, until = 0, monotonic() + 30
+        while last < NOW + 1499:
+            assert monotonic() < until
+            # Asked so often that a server reads the question in several parts, and may take a write between two.
+            one, *others = online.get_many(symbols * 200)
             # What is written together is seen together, and time does not run back.
-            assert one == two
+            assert others == [one] * 399
             assert one is None or one.time >= last
             last = one.time if one else 0
 
     with ThreadPoolExecutor(4) as threads:
         for done in [threads.submit(read), *(threads.submit(write, i) for i in range(3))]:
             done.result(60)
-    assert online.get_many(symbols) == [(b"2999", 1, NOW + 2999)] * 2
+    assert online.get_many(symbols) == [(b"1499", 1, NOW + 1499)] * 2
 
 
 # Releases

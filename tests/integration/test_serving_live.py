@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from cift_models.engine import Decisions, Engine, Pipeline, fold
 from cift_models.errors import DataError, InputError, StoreUnavailable
 from cift_models.events import Events
 from cift_models.instruments import SECOND, Session
-from cift_models.stores.online import MemoryOnline
+from cift_models.stores.online import MemoryOnline, Row
 from serving import wire
 from serving.journal import Journal
 from serving.live import HELD, STRIDE, CatchUp, Live, Speaker, predict
@@ -342,18 +342,18 @@ def test_an_older_row_never_replaces_a_newer_one():
 
 
 class Flaky(MemoryOnline):
-    """Fails the first `times` writes, and blocks each for `wait_s`."""
+    """Fails the first `times` round trips, and blocks each for `wait_s`."""
 
     def __init__(self, times: int, error: Exception, wait_s: float = 0.0) -> None:
         super().__init__()
         self.times, self.error, self.wait_s = times, error, wait_s
 
-    def put(self, symbol: str, payload: bytes, sequence: int, time: int) -> bool:
-        __import__("time").sleep(self.wait_s)
+    def put_many(self, rows: Mapping[str, Row]) -> dict[str, bool]:
+        time.sleep(self.wait_s)
         if self.times > 0:
             self.times -= 1
             raise self.error
-        return super().put(symbol, payload, sequence, time)
+        return super().put_many(rows)
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("gone", hint="wait"), OSError("a driver's own")])
