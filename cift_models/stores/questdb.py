@@ -44,6 +44,10 @@ SLICE_BYTES = 64 * 2**20
 """About what one answer of the server holds, unpacked: a day is read in several, so that none has to wait for all of it."""
 
 
+class Vanished(StoreError):
+    """What the server acknowledged is not there."""
+
+
 class QuestDBPartitions:
     """Partitions on one server. `http` says where; the tables must be there (`migrate`).
 
@@ -73,7 +77,7 @@ class QuestDBPartitions:
         layout = layout_of(TICK_TABLES[key.table], frame)
         layout.refuse_unstorable(frame)
         times = frame[layout.table.time]
-        content = {
+        content: dict[str, Any] = {
             "sha256": digest_of(path, frame),
             "levels": layout.levels,
             "first": times.min(),
@@ -83,23 +87,34 @@ class QuestDBPartitions:
         lines = None
         if quarantined is not None:
             lines = lines_of(quarantined)
-            columns = {name: str(dtype) for name, dtype in quarantined.schema.items()}
+            # Pairs: JSON objects are sorted by key, and the order of columns is part of a frame.
+            columns = [[name, str(dtype)] for name, dtype in quarantined.schema.items()]
             content["quarantined"] = {"sha256": digest_of_lines(path, lines), "rows": len(lines), "columns": columns}
         manifest = canonical_json({**facts, "content": content})
         ref = PartitionRef(
             key=path, sha256=sha256_bytes(manifest), table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"]
         )
         self._look_before_writing(key.table)
-        if self._is_stored(key, ref, manifest):
+        before = self._stored(key)
+        if before == (manifest, ref.sha256) and self._is_whole(ref, {**facts, "content": content}):
             return ref
-        with self._couriers.one() as courier:
-            self._send_rows(courier, layout, key.symbol, frame, version_of(content["sha256"]))
-            if lines is not None and quarantined is not None:
-                self._send_lines(courier, key, at, lines, quarantined["reason"], version_of(content["quarantined"]["sha256"]))
-            self._make_sure(layout, path, len(frame), content)
-            if "instrument" in facts:
-                self._send_instrument(courier, at, facts["instrument"])
-            self._commit(courier, key, at, ref, manifest, version_of(content["sha256"]))
+
+        def send() -> None:
+            with self._couriers.one() as courier:
+                self._send_rows(courier, layout, key.symbol, frame, version_of(content["sha256"]))
+                if lines is not None and quarantined is not None:
+                    self._send_lines(courier, key, at, lines, quarantined["reason"], version_of(content["quarantined"]["sha256"]))
+                self._make_sure(layout, key, len(frame), content)
+                if "instrument" in facts:
+                    self._send_instrument(courier, at, facts["instrument"])
+                self._commit(courier, key, at, ref, manifest, version_of(content["sha256"]), before)
+
+        try:
+            send()
+        except Vanished:
+            # A connection that outlives its table (dropped, made again) has its next batch acknowledged and lost (QuestDB 9.3.4).
+            self._couriers.forget()
+            send()
         return ref
 
     def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
@@ -132,11 +147,11 @@ class QuestDBPartitions:
         kept = facts["content"]["quarantined"]
         if kept is None:
             return None
-        where = f"at = {instant(_midnight(Key.of(ref.key)))} and version = {version_of(kept['sha256'])}"
+        where = _where_kept(Key.of(ref.key), kept)
         lines = self._http.frame(f'select "row", json from "{QUARANTINE}" where {where}').sort("row")["json"].cast(pl.String)
         if lines.null_count() or len(lines) != kept["rows"] or digest_of_lines(ref.key, lines) != kept["sha256"]:
             raise damaged(ref.key, f"{len(lines):,} of {kept['rows']:,} quarantined rows came back, or others")
-        return frame_of_lines(lines, {name: getattr(pl, dtype) for name, dtype in kept["columns"].items()})
+        return frame_of_lines(lines, {name: getattr(pl, dtype) for name, dtype in kept["columns"]})
 
     def _stored(self, key: Key) -> tuple[bytes, str] | None:
         """The manifest of a key and the sha256 beside it; None where there is none."""
@@ -159,12 +174,8 @@ class QuestDBPartitions:
             raise StoreError(f"The manifest of {path} is damaged: {error}.", hint="Ingest it again: that mends it.", key=path) from error
         return ref, facts
 
-    def _is_stored(self, key: Key, ref: PartitionRef, manifest: bytes) -> bool:
-        """Whether this very partition is there and every row of it comes back as it is."""
-        found = self._stored(key)
-        if found != (manifest, ref.sha256):
-            return False
-        facts = orjson.loads(manifest)
+    def _is_whole(self, ref: PartitionRef, facts: Mapping[str, Any]) -> bool:
+        """Whether every row of a partition comes back as it was written."""
         try:
             self.rows(ref, facts)
             self.quarantined(ref, facts)
@@ -211,13 +222,19 @@ class QuestDBPartitions:
             }
             courier.frame(QUARANTINE, pd.DataFrame(batch), ("table", "symbol", "reason"), "at")
 
-    def _make_sure(self, layout: Layout, path: str, rows: int, content: Mapping[str, Any]) -> None:
-        """Wait until all rows can be read, and count them: nothing is committed that is not there."""
+    def _make_sure(self, layout: Layout, key: Key, rows: int, content: Mapping[str, Any]) -> None:
+        """Wait until all rows can be read, and count them: nothing is committed that is not there. Raises Vanished."""
         until_visible(self._http, (layout.table.name, QUARANTINE))
-        if rows:
-            ((found,),) = self._http.rows(f'select count() from "{layout.table.name}" where {_where(layout, content)}')
-            if found != rows:
-                raise damaged(path, f"{found:,} rows are stored where {rows:,} were written")
+        counted = [(layout.table.name, _where(layout, content), rows)] if rows else []
+        if content["quarantined"] is not None:
+            counted.append((QUARANTINE, _where_kept(key, content["quarantined"]), content["quarantined"]["rows"]))
+        for table, where, expected in counted:
+            ((found,),) = self._http.rows(f'select count() from "{table}" where {where}')
+            if found != expected:
+                raise Vanished(
+                    f"{key.path}: {found:,} rows are in the table {table} where {expected:,} were acknowledged.",
+                    hint="Has somebody changed rows there, or dropped a part of the table? Look, and run the same again.",
+                )
 
     def _send_instrument(self, courier: Courier, at: int, facts: Mapping[str, Any]) -> None:
         """What the symbol was on that day. Nothing here reads it: it is for SQL."""
@@ -225,12 +242,21 @@ class QuestDBPartitions:
         symbols = {name: str(facts[name]) for name, kind in kinds.items() if kind == "SYMBOL"}
         courier.row(INSTRUMENTS_TABLE, symbols, {name: facts[name] for name in kinds if name not in symbols}, at)
 
-    def _commit(self, courier: Courier, key: Key, at: int, ref: PartitionRef, manifest: bytes, version: int) -> None:
-        """Write the one row that makes the partition exist, and wait until it can be read."""
+    def _commit(
+        self, courier: Courier, key: Key, at: int, ref: PartitionRef, manifest: bytes, version: int, before: tuple[bytes, str] | None
+    ) -> None:
+        """Write the one row that makes the partition exist, and wait until it can be read. Raises Vanished."""
         symbols = {"table": key.table, "symbol": key.symbol, "part": key.part}
         columns = {"day": key.day, "rows": ref.rows, "version": version, "sha256": ref.sha256, "manifest": manifest.decode()}
         courier.row(PARTITIONS, symbols, columns, at)
         until_visible(self._http, (INSTRUMENTS_TABLE, PARTITIONS))
+        found = self._stored(key)
+        # Another one than before and than ours is that of a second writer, who came right behind.
+        if found is None or (found == before and found != (manifest, ref.sha256)):
+            raise Vanished(
+                f"{key.path}: its manifest was acknowledged and is not there.",
+                hint=f"Was the table {PARTITIONS} dropped just now? Run the same again.",
+            )
 
 
 class QuestDBTicks(TickStore):
@@ -299,6 +325,11 @@ def _where(layout: Layout, content: Mapping[str, Any]) -> str:
     """Which rows of a table are a partition's. The times let the server leave out other days."""
     span = f'"{layout.table.time}" between {instant(content["first"])} and {instant(content["last"])}'
     return f"version = {version_of(content['sha256'])} and {span}"
+
+
+def _where_kept(key: Key, kept: Mapping[str, Any]) -> str:
+    """Which quarantined rows are a partition's."""
+    return f"at = {instant(_midnight(key))} and version = {version_of(kept['sha256'])}"
 
 
 def _midnight(key: Key) -> int:

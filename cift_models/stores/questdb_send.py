@@ -45,6 +45,11 @@ class Couriers:
             raise
         self._idle.append(courier)
 
+    def forget(self) -> None:
+        """Close what is kept: the next one connects anew."""
+        while self._idle:
+            self._idle.pop().close()
+
 
 class Courier:
     """Sends batches to one server, one at a time. Opening it asks the server nothing."""
