@@ -27,9 +27,9 @@ up() {
   # shellcheck disable=SC2086
   compose() { docker compose $files "$@"; }
 
-  # Docker refuses a limit above what the machine has.
+  # Docker refuses a limit above what the machine has, and the default is 2.
   cpus="$(docker info --format '{{.NCPU}}')"
-  if [ -z "${INFRA_CPUS:-}" ] && [ "$cpus" -lt 2 ]; then export INFRA_CPUS="$cpus"; fi
+  if [ -z "${INFRA_CPUS:-}" ] && [ "$cpus" -lt 2 ] && ! grep -q -s '^INFRA_CPUS=' .env; then export INFRA_CPUS="$cpus"; fi
 
   # Which passwords are empty, and which addresses the ports are bound to: as Compose read it from its files, .env and the environment.
   config="$(compose config)"

@@ -295,6 +295,10 @@ def test_health_check_sees_a_failure(service, status, body):
 DOCKER = """#!/bin/sh
 echo "$@" >> {calls}
 case "$*" in
+  *" ps -q -a redis") {running} ;;
+  *" ps -a --format "*) echo questdb unhealthy; echo clickhouse healthy ;;
+  *" rm "*) echo Going to remove cift-redis-1 ;;
+  *" up "*) echo "cpus ${{INFRA_CPUS-}}" >> {calls}; exit {up} ;;
   "compose version") exit {compose} ;;
   version) [ {engine} = 0 ] || {{ echo "Cannot connect to the Docker daemon." >&2; exit 1; }} ;;
   info*) echo {cpus} ;;
@@ -306,7 +310,7 @@ esac
 """
 
 
-def stack(folder: Path, *arguments: str, docker: bool = True, config: str = "", more: dict[str, str] | None = None, **state: int):
+def stack(folder: Path, *arguments: str, docker: bool = True, config: str = "", more: dict[str, str] | None = None, **state: int | str):
     """Run stack.sh with a docker that keeps what it was asked; returns the process and those calls."""
     (folder / "config").write_text(config)
     calls = folder / "calls"
@@ -318,7 +322,9 @@ def stack(folder: Path, *arguments: str, docker: bool = True, config: str = "", 
         assert found
         (programs / name).symlink_to(found)
     if docker:
-        script = DOCKER.format(calls=calls, config=folder / "config", **{"compose": 0, "engine": 0, "cpus": 8, **state})
+        script = DOCKER.format(
+            calls=calls, config=folder / "config", **{"compose": 0, "engine": 0, "cpus": 8, "up": 0, "running": ":", **state}
+        )
         (programs / "docker").write_text(script)
         (programs / "docker").chmod(0o755)
     done = subprocess.run(
@@ -359,6 +365,26 @@ def test_up_starts_valkey_where_redis_is_asked_for(tmp_path):
     done, calls = stack(tmp_path, "up", config=compose_config(), more={"ONLINE": "redis"})
     assert done.returncode == 0
     assert any(call.startswith("compose -f docker-compose.yml -f docker-compose.redis.yml up -d --wait") for call in calls)
+
+
+def test_up_puts_the_other_online_store_away_first(tmp_path):
+    done, calls = stack(tmp_path, "up", config=compose_config(), running="echo 1f2e")
+    assert done.stdout.splitlines() == URLS
+    orders = [call.split("dragonfly ")[-1] for call in calls if " rm " in call or " up " in call]
+    assert orders[0] == "rm -s -f redis" and " up " in orders[1]
+
+
+def test_up_shows_what_the_sick_ones_said(tmp_path):
+    done, calls = stack(tmp_path, "up", config=compose_config(), up=1)
+    assert done.returncode != 0 and done.stdout == ""
+    assert [call.split()[-1] for call in calls if " logs " in call] == ["questdb"]
+    assert "make up-local" in done.stderr
+
+
+@pytest.mark.parametrize("cpus, given, limit", [(8, {}, ""), (1, {}, "1"), (1, {"INFRA_CPUS": "0.5"}, "0.5")])
+def test_up_asks_for_no_more_cores_than_there_are(tmp_path, cpus, given, limit):
+    _, calls = stack(tmp_path, "up", config=compose_config(), cpus=cpus, more=given)
+    assert [call for call in calls if call.startswith("cpus")] == [f"cpus {limit}"]
 
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "192.168.7.2", "'::'"])
