@@ -62,6 +62,11 @@ def test_unlike_variable_lists_the_settings(monkeypatch: pytest.MonkeyPatch) -> 
         ("CIFT_REDIS_URL", "http://host", "expected redis://HOST"),
         ("CIFT_QUESTDB_URL", "host:9000", "expected http://HOST"),
         ("CIFT_REDIS_PASSWORD", "hush", "set without CIFT_REDIS_URL"),
+        ("CIFT_REDIS_URL", "redis://host:6379/0?password=hush", "leave out what follows the question mark"),
+        ("CIFT_REDIS_URL", "rediss://host/0?ssl_cert_reqs=none", "leave out what follows the question mark"),
+        ("CIFT_REDIS_URL", "unix:///run/redis.sock?password=hush", "leave out what follows the question mark"),
+        ("CIFT_REDIS_URL", "redis://host:6379/one", "expected the number of a database"),
+        ("CIFT_QUESTDB_URL", "http://host:9000?password=hush", "leave out what follows the question mark"),
     ],
 )
 def test_refused_values(variable: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
