@@ -12,6 +12,7 @@ from flows.cli import (
     doctor,
     evaluate,
     ingest,
+    migrate,
     predict,
     promote,
     quality,
@@ -47,5 +48,6 @@ app.command("rollback")(rollback.rollback)
 app.command("serve")(serve.serve)
 app.command("replay")(replay.replay)
 app.command("status")(status.status)
+app.command("migrate")(migrate.migrate)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SHOWN = (
     "cift", "prefect", "mlflow", "bentoml", "torch", "pytorch-lightning", "torch-geometric", "xgboost-cpu", "xgboost", "hmmlearn",
-    "scikit-learn", "numpy", "numba", "polars", "pyarrow", "fastapi", "sqlalchemy", "pydantic",
+    "scikit-learn", "numpy", "numba", "polars", "pyarrow", "questdb", "clickhouse-driver", "redis", "chdb",
+    "fastapi", "sqlalchemy", "pydantic",
 )  # fmt: skip
 """Packages whose versions are shown; every requirement of cift is checked."""
 
@@ -119,14 +120,14 @@ def _settings(settings: Settings | None) -> list[dict[str, str]]:
     return rows
 
 
-def _stores(settings: Settings, problem: Problem) -> list[dict[str, str]]:
+def _stores(settings: Settings, problem: Problem) -> list[dict[str, Any]]:
     """Home, ticks, features, live state, MLflow and Prefect: where each lies and whether it answers."""
     from cift_models.errors import CiftError
     from cift_models.stores.features import open_features
     from cift_models.stores.online import open_online
     from cift_models.stores.ticks import open_ticks
 
-    rows = [{"role": "home", "where": str(settings.home), "state": _home(settings.home, problem)}]
+    rows: list[dict[str, Any]] = [{"role": "home", "where": str(settings.home), "state": _home(settings.home, problem)}]
     roles: list[tuple[str, Callable[..., Any], str | None, str]] = [
         ("ticks", open_ticks, settings.questdb_url, "QUESTDB"),
         ("features", open_features, settings.clickhouse_url, "CLICKHOUSE"),
@@ -134,22 +135,37 @@ def _stores(settings: Settings, problem: Problem) -> list[dict[str, str]]:
     ]
     for role, opened, url, name in roles:
         where = _place(url) if url else "memory of the process" if role == "live state" else "Parquet below the home"
-        state = "ready"
+        state, lacks = "ready", []
         try:
             if url:
                 state = _answers(url, f"Start it, or unset CIFT_{name}_URL.", problem)
-            store = opened(settings)
-            if role == "ticks":
-                state = f"{state}, {len(store.instruments())} symbols stored"
+            if state != "does not answer":
+                store = opened(settings)
+                lacks = _lacks(role, store, problem)
+                if role == "ticks":
+                    state = f"{state}, {len(store.instruments())} symbols stored"
         except CiftError as error:
             state = "not usable"
             problem(error.message, error.hint)
-        rows.append({"role": role, "where": where, "state": state})
+        rows.append({"role": role, "where": where, "state": state, "lacks": lacks})
     rows.append({"role": "MLflow", "where": _place(settings.mlflow_uri), "state": _mlflow(settings.mlflow_uri, problem)})
     api = os.environ.get("PREFECT_API_URL", "")
     state = _answers(api, "Start it with `prefect server start`, or unset PREFECT_API_URL.", problem) if api else "started when a flow runs"
     rows.append({"role": "Prefect", "where": _place(api) if api else "a server of the process", "state": state})
     return rows
+
+
+def _lacks(role: str, store: Any, problem: Problem) -> list[str]:
+    """What a connected server lacks. Without what ticks and live state lack they cannot be kept; features only lose comfort."""
+    if role == "live state":
+        for flaw in store.flaws():
+            problem(flaw.what, flaw.do)
+        return []
+    found = list(store.lacks()) if hasattr(store, "lacks") else []
+    if role == "ticks":
+        for sentence in found:
+            problem(sentence, "Use a newer server.")
+    return found
 
 
 def _home(home: Path, problem: Problem) -> str:

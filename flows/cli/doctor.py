@@ -41,6 +41,8 @@ def _print(report: dict[str, Any]) -> None:
     print("\nStores and servers")
     for one in report["stores"]:
         print(f"  {one['role']:<16} {one['where']:<50} {one['state']}")
+        for sentence in one.get("lacks", []):
+            print(f"  {'':<16} {sentence}")
     print("\nServed")
     print(f"  {report['served']}")
     print()

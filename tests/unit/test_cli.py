@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = (
     "demo", "seed", "ingest", "backfill", "data-prep", "train", "eval", "predict",
-    "promote", "rollback", "serve", "replay", "status", "doctor", "clean",
+    "promote", "rollback", "serve", "replay", "status", "migrate", "doctor", "clean",
 )  # fmt: skip
 
 
