@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -50,3 +50,12 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A Valkey of the whole run; a test that wants it empty empties it."""
     yield from _server("valkey", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def chdb_session() -> Iterator[Any]:
+    """Today's ClickHouse engine in this process; tests name their databases apart."""
+    from chdb import session
+
+    with session.Session() as running:
+        yield running

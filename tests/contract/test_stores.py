@@ -49,14 +49,14 @@ from cift_models.stores.panels import open_panel
 from cift_models.stores.redis_online import RedisOnline
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks, TickStore
-from tests.clickhouse_stores import fresh_store
+from tests.clickhouse_stores import chdb_store, fresh_store
 from tests.lobster_made import lobster_made
 from tests.lobster_slice import lobster_zip, slice_lobster
 from tests.panels import toy_panel, toy_universe
 from tests.tick_places import PLACES, Place
 
 TICKS = ["parquet", pytest.param("questdb", marks=pytest.mark.slow)]
-FEATURES = ["parquet", pytest.param("clickhouse", marks=pytest.mark.slow)]
+FEATURES = ["parquet", pytest.param("clickhouse", marks=pytest.mark.slow), pytest.param("chdb", marks=pytest.mark.slow)]
 ONLINE = ["memory", pytest.param("redis", marks=pytest.mark.slow), pytest.param("valkey", marks=pytest.mark.slow)]
 SESSION = Session(20231114, 1_000, 2_000)
 
@@ -74,7 +74,11 @@ def ticks(place: Place) -> TickStore:
 
 @pytest.fixture(params=FEATURES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureStore:
-    return ParquetFeatures(tmp_path) if request.param == "parquet" else fresh_store(request.getfixturevalue("clickhouse_server"))
+    if request.param == "parquet":
+        return ParquetFeatures(tmp_path)
+    if request.param == "chdb":
+        return chdb_store(request.getfixturevalue("chdb_session"))
+    return fresh_store(request.getfixturevalue("clickhouse_server"))
 
 
 @pytest.fixture(params=ONLINE, scope="module")
@@ -463,6 +467,28 @@ def test_outputs_and_predictions_by_run_model_and_fold(store: FeatureStore) -> N
         store.write_rows("outputs", "run", "linear", 1, predictions)
     with pytest.raises(InputError, match="does not hold what models say"):
         store.write_rows("book", "run", "linear", 1, predictions)
+
+
+def test_odd_numbers_null_and_order_come_back_and_what_is_replaced_does_not(store: FeatureStore) -> None:
+    row = {"available_at": 9, "release": "", "model": "linear", "fold": 1, "max_train_t1": -5, "ready": False}
+    row |= {"p_down": None, "p_flat": None, "p_up": None}
+    odd = [None, -0.0, 5e-324, 1.7976931348623157e308, 0.1 + 0.2, -1e-310, 0.0]
+    rows = [{**row, "symbol": f"S{i % 2}", "as_of": 8 - i // 2, "mean_bps": value} for i, value in enumerate(odd)]
+    # Not sorted, and one row twice: a store gives back what it was given.
+    frame = pl.DataFrame([*rows, rows[-1]], schema=PREDICTIONS.polars_schema())
+    first = store.write_rows("predictions", "run", "linear", 1, frame)
+    assert store.write_rows("predictions", "run", "linear", 1, frame) == first
+    found = store.read_rows(first)
+    assert found.equals(frame) and found.schema == frame.schema
+    assert np.signbit(found["mean_bps"].to_numpy()).tolist() == np.signbit(frame["mean_bps"].to_numpy()).tolist()
+    second = store.write_rows("predictions", "run", "linear", 1, frame[:3])
+    assert store.rows("predictions", "run") == (second,) and store.read_rows(second).equals(frame[:3])
+    with pytest.raises(NotStored, match="not the one referred to"):
+        store.read_rows(first)
+    with pytest.raises(NotStored):
+        store.read_rows(second.model_copy(update={"key": "predictions/other/linear/fold_01"}))
+    empty = store.write_rows("predictions", "run", "linear", 2, frame.clear())
+    assert store.read_rows(empty).equals(frame.clear()) and len(store.rows("predictions", "run")) == 2
 
 
 def test_a_panel_out_of_the_stores(ticks: TickStore, store: FeatureStore) -> None:
