@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -42,4 +43,14 @@ def slice_lobster(source: Path, target: Path, start_ms: int, end_ms: int) -> Pat
         for what, lines in (("message", messages), ("orderbook", book)):
             m = names[what]
             archive.writestr(f"{m['symbol']}_{m['day']}_{start_ms}_{end_ms}_{what}_{m['levels']}.csv", b"".join(lines[i] for i in rows))
+    return target
+
+
+def copy_lobster(source: Path, target: Path, day: date) -> Path:
+    """Write the rows of `source` as those of another day. Returns `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
+        for m in filter(None, map(NAME.match, archive.namelist())):
+            name = f"{m['symbol']}_{day.isoformat()}_{m['start']}_{m['end']}_{m['what']}_{m['levels']}.csv"
+            copy.writestr(name, archive.read(m.string))
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -143,3 +144,25 @@ def test_features_are_planned_a_day_at_a_time(files: list[Path], home: Path) -> 
     build_session.fn(dataset, 20120621)
     assert plan()[1] == (20120621, "done", "")
     assert open_ticks(get_settings()).sessions(["TEST"])
+
+
+@pytest.mark.real_data
+def test_a_recording_goes_on_from_the_one_before_whatever_the_order_of_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = os.environ.get("CIFT_TEST_DATA")
+    if not root:
+        pytest.skip("CIFT_TEST_DATA is not set: no recorded market data")
+    first, second = (Path(root) / "binance_20240808" / f"spot_ethusdt_2024080{day}.gz" for day in (8, 9))
+    days = (date(2024, 8, 8), date(2024, 8, 9))
+    (early,) = ingest_file("binance", second, {}).stored
+    assert set(early.quarantined) == {"no_snapshot"} and early.rows > 20_000  # trades and best bid and ask need no book
+    ingest_file("binance", first, {})
+    plan = plan_ingest.fn("binance", [str(first), str(second)], {}, *days)
+    assert states(plan) == [("done", ""), ("changed", "the recording of ETHUSDT.SPOT before it has been stored since")]
+    (late,) = ingest_file("binance", second, {}).stored
+    assert late.quarantined == {} and late.rows > early.rows
+    monkeypatch.setenv("CIFT_HOME", str(tmp_path / "in_order"))
+    for chain in read.chains("binance", [second, first], {}):
+        assert chain == [first, second]
+        for file in chain:
+            ingest_file("binance", file, {})
+    assert lake(tmp_path / "in_order") == lake(tmp_path / "home")
