@@ -20,6 +20,7 @@ from cift_models.instruments import SECOND, to_ns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, MUTED, LINE = "#1c1c1c", "#5f5f5f", "#d9d9d9"
 ROWS = {"book": "#2f6db3", "quotes": "#7a9a3a", "trades": "#d1762b"}
@@ -28,6 +29,8 @@ GAPS = {"feed": ("#c0392b", "gap of the feed"), "hole": ("#7f8c8d", "no file"), 
 SILENCE = ("#e2b93b", "silence")
 TICK_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 14_400)
 """Distances between two marks of the time axis; the first that needs at most nine marks is taken."""
+WIDTH, LEFT, RIGHT, TOP, BOTTOM, BETWEEN = 10.0, 0.7, 0.4, 0.75, 0.75, 0.35
+"""Inches: of the picture, of its margins, and between two panels (a legend's line)."""
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cift",
@@ -61,22 +64,35 @@ def draw(report: Mapping[str, Any]) -> str:
     edges = _local_s(report, timeline["start"] + np.arange(len(timeline["open_s"]) + 1, dtype=np.int64) * timeline["bin_s"] * SECOND)
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         heights = [2.4, 2.0 if timeline["spread_ticks"] else 0.4, 2.0 if timeline["delay_ms"] else 0.4]
-        figure = Figure(figsize=(10, 1.2 + sum(heights)), layout="constrained")
-        panels = figure.subplots(3, sharex=True, height_ratios=heights)
+        figure = Figure(figsize=(WIDTH, TOP + sum(heights) + BETWEEN * (len(heights) - 1) + BOTTOM))
+        panels = _panels(figure, heights)
         shaded = _shade(panels, report)
         _rows(panels[0], edges, timeline)
         _spread(panels[1], edges, timeline["spread_ticks"], report["instrument"])
         _delay(panels[2], edges, timeline["delay_ms"], report["sources"])
         _time_axis(panels[-1], report)
-        figure.align_ylabels(panels)
         if shaded:
-            figure.legend(handles=shaded, loc="outside lower right", ncols=len(shaded), handlelength=1.2)
+            figure.legend(handles=shaded, loc="lower right", bbox_to_anchor=(1 - RIGHT / WIDTH, 0), ncols=len(shaded), handlelength=1.2)
         day = str(report["day"])
         title = f"{report['symbol']} {day[:4]}-{day[4:6]}-{day[6:]}\n{_cut(str(summarise_report(report)))}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+        figure.text(0.1 / WIDTH, 1 - 0.08 / figure.get_figheight(), title, ha="left", va="top")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return re.sub(r"\s*<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+
+
+def _panels(figure: Figure, heights: Sequence[float]) -> list[Axes]:
+    """One below the other, in inches: a layout engine's solver orders by memory address, and so its last digits change from run to run."""
+    out: list[Axes] = []
+    top = figure.get_figheight() - TOP
+    for height in heights:
+        place = (LEFT / WIDTH, (top - height) / figure.get_figheight(), (WIDTH - LEFT - RIGHT) / WIDTH, height / figure.get_figheight())
+        out.append(figure.add_axes(place, sharex=out[0] if out else None))
+        top -= height + BETWEEN
+    for axes in out:
+        axes.tick_params(labelbottom=axes is out[-1])
+        axes.yaxis.set_label_coords(-0.55 / (WIDTH - LEFT - RIGHT), 0.5)
+    return out
 
 
 def _rows(axes: Axes, edges: NDArray[np.float64], timeline: Mapping[str, Any]) -> None:
@@ -163,4 +179,4 @@ def _clock(seconds: float, with_seconds: bool) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= 130 else f"{text[:127]}..."
+    return text if len(text) <= 145 else f"{text[:142]}..."
