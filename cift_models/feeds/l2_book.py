@@ -59,7 +59,7 @@ class L2Book:
         """(side, ticks, lots) of every level: bids from the best, then asks from the best. `of` makes the same book of them."""
         rows = [np.flatnonzero(self.size[row, : self.used[row]])[::-1] for row in (BID, ASK)]
         side = np.repeat(np.array([1, -1], np.int8), [len(at) for at in rows])
-        ticks = np.concatenate([self.key[row, at].astype(np.int64) for row, at in enumerate(rows)]) * side
+        ticks = np.concatenate([self.key[row, at].astype(np.int64) for row, at in enumerate(rows)]) * side.astype(np.int64)
         return side, ticks, np.concatenate([self.size[row, at] for row, at in enumerate(rows)])
 
     def reserve(self, more: int) -> None:
@@ -72,32 +72,55 @@ class L2Book:
 
 
 @njit(cache=True, nogil=True)
-def set_level(key: NDArray[np.int32], size: NDArray[np.int64], used: int, k: int, lots: int) -> int:
-    """Set what rests at key k of one side (0: nothing); returns how many slots are in use then. O(log used), and usually a short move."""
-    at, left = 0, used
-    while left > 1:  # written so that the compiler needs no branch that a processor could guess wrong
-        half = left >> 1
-        at = at + half if key[at + half - 1] < k else at
-        left -= half
-    if used and key[at] < k:
-        at += 1
+def find(key: NDArray[np.int32], used: int, k: int, near: int) -> int:
+    """First slot of a side whose key is k or more (`used`: none is), looked for outwards from a slot. O(log distance).
+
+    The changes of a message come in the order of their prices, so the slot of one is a good place to look for the next.
+    """
+    low, high = min(near, used), used  # every slot below low has a lesser key, every slot from high on has not
+    step = 1
+    if low < used and key[low] < k:
+        low += 1
+        while low + step <= used and key[low + step - 1] < k:
+            low += step
+            step <<= 1
+        high = min(low + step - 1, used)
+    else:
+        high = low
+        while high >= step and key[high - step] >= k:
+            high -= step
+            step <<= 1
+        low = max(high - step + 1, 0)
+    while low < high:
+        middle = (low + high) >> 1
+        if key[middle] < k:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True)
+def set_level(key: NDArray[np.int32], size: NDArray[np.int64], used: int, k: int, lots: int, near: int) -> tuple[int, int]:
+    """Set what rests at key k of one side (0: nothing). Returns (slots in use then, slot to look near next); usually moves few slots."""
+    at = find(key, used, k, near)
     if at < used and key[at] == k:
         size[at] = lots
         while used and not size[used - 1]:
             used -= 1
-        return used
+        return used, at
     if not lots:
-        return used  # told of again, or never told of: both are usual
+        return used, at  # told of again, or never told of: both are usual
     if at and not size[at - 1]:
         key[at - 1], size[at - 1] = k, lots
-        return used
+        return used, at
     gap = at
     while gap < used and size[gap]:
         gap += 1
     for i in range(gap, at, -1):
         key[i], size[i] = key[i - 1], size[i - 1]
     key[at], size[at] = k, lots
-    return max(used, gap + 1)
+    return max(used, gap + 1), at
 
 
 @njit(cache=True, nogil=True)
@@ -130,13 +153,14 @@ def fold(
     levels, room = px.shape[1], key.shape[1]
     bid_key, bid_size, ask_key, ask_size = key[0], size[0], key[1], size[1]
     bids, asks = used[0], used[1]
+    near_bid, near_ask = bids, asks
     i = start
     while i < stop and after[i] == last and max(bids, asks) + end[i] - first[i] <= room:
         last = until[i]
         for c in range(first[i], middle[i]):
-            bids = set_level(bid_key, bid_size, bids, ticks[c], lots[c])
+            bids, near_bid = set_level(bid_key, bid_size, bids, ticks[c], lots[c], near_bid)
         for c in range(middle[i], end[i]):
-            asks = set_level(ask_key, ask_size, asks, -ticks[c], lots[c])
+            asks, near_ask = set_level(ask_key, ask_size, asks, -ticks[c], lots[c], near_ask)
         for side in range(2):
             sign, place = 1 - 2 * side, (asks if side else bids) - 1
             level = 0

@@ -11,16 +11,15 @@ from typing import NamedTuple
 
 from cift_models.errors import FeedError
 from cift_models.feeds.binance.listing import MARKETS
-from cift_models.feeds.binance.message import Damaged, OtherMarket, read_line
-from cift_models.feeds.binance.stream import UNITS
+from cift_models.feeds.binance.message import EXPECTED, Damaged, OtherMarket, first_time, read_line
 
 NAME = re.compile(r"(?:(spot|usdm|um|coinm|cm)_)?(?P<symbol>[a-z0-9_\-.]+?)_\d{8}(?:\..*)?", re.IGNORECASE)
 """spot_btcusdt_20240808.gz, or btcusdt_20220811.dat of the recorder that did not say the market."""
 PREFIXES = {"spot": "spot", "usdm": "usdm", "um": "usdm", "coinm": "coinm", "cm": "coinm"}
 PIECE = 8 << 20
 """Bytes that are read at once: enough to make the cost of a push vanish, few enough to stay in a cache while they are read again."""
-_LOOK = 10_000
-"""Lines in which a symbol must be named."""
+_LOOK = 1 << 20
+"""Bytes in which a message must name a symbol."""
 
 
 class Capture(NamedTuple):
@@ -31,16 +30,16 @@ class Capture(NamedTuple):
     begins: int
 
 
-def pieces(path: Path) -> Iterator[tuple[bytes, float]]:
+def pieces(path: Path, size: int = PIECE) -> Iterator[tuple[bytes, float]]:
     """Yield (bytes, share of the file read), gzip or plain. Raises FeedError where it cannot be read, or is cut or damaged."""
     try:
-        size = max(1, path.stat().st_size)
+        whole = max(1, path.stat().st_size)
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             file = gzip.GzipFile(fileobj=raw) if packed else raw
-            while piece := file.read(PIECE):
-                yield piece, min(1.0, raw.tell() / size)
+            while piece := file.read(size):
+                yield piece, min(1.0, raw.tell() / whole)
     except EOFError as error:
         raise FeedError(
             f"{path.name} is cut: the gzip stream has no end.",
@@ -64,17 +63,13 @@ def look(path: Path, market: str | None) -> Capture:
             hint=f"Pass market={'|'.join(MARKETS)}, or name the file spot_..., usdm_... or cm_...: spot and USD-M send the same symbols.",
             path=path,
         )
-    piece, _ = next(pieces(path), (b"", 1.0))
-    lines = piece.split(b"\n", _LOOK)[:_LOOK]
-    digits = lines[0].split(b" ", 1)[0] if lines else b""
-    if not piece or len(digits) not in UNITS or not digits.isdigit():
-        raise FeedError(
-            f"{path.name} is no capture: {'it is empty' if not piece else repr(lines[0][:60].decode('utf-8', 'replace'))}.",
-            hint="Expected `<receive time> <JSON>` a line, the time in ns (19 digits) or µs (16 digits), as hftbacktest records.",
-            path=path,
-        )
-    begins = int(digits) * UNITS[len(digits)]
-    for line in lines:
+    piece, _ = next(pieces(path, _LOOK), (b"", 1.0))
+    lines = piece.split(b"\n")
+    try:
+        _, begins = first_time(lines[0])
+    except Damaged as error:
+        raise FeedError(f"{path.name} is no capture: {error if piece else 'it is empty'}.", hint=EXPECTED, path=path) from error
+    for line in lines[:-1] or lines:
         try:
             if symbol := read_line(line, MARKETS.index(said)).symbol:
                 return Capture(said, symbol, begins)
@@ -87,7 +82,7 @@ def look(path: Path, market: str | None) -> Capture:
                 path=path,
             ) from error
     raise FeedError(
-        f"{path.name}: none of its first {len(lines):,} lines is a depth, best bid and ask or trade message of Binance.",
+        f"{path.name}: none of its first lines is a depth, best bid and ask or trade message of Binance.",
         hint="Expected a capture of the streams @depth, @bookTicker and @trade.",
         path=path,
     )

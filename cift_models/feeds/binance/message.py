@@ -18,9 +18,19 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from cift_models.feeds.binance.listing import MARKETS, Listing
-from cift_models.feeds.binance.scan import DEPTH, NOT_A_TRADE, SNAPSHOT, TICKER, TRADE, UNKNOWN
+import numpy as np
+from numpy.typing import NDArray
 
+from cift_models.feeds.binance.listing import MARKETS, Listing
+from cift_models.feeds.binance.scan import DEPTH, NOT_A_TRADE, SNAPSHOT, TICKER, TRADE, UNKNOWN, levels
+from cift_models.instruments import SECOND
+
+EXPECTED = "Expected `<receive time> <JSON>` a line, the time in ns (19 digits) or µs (16 digits), as hftbacktest records."
+"""What a capture is, for errors."""
+UNITS = {16: 1_000, 19: 1}
+"""Digits of a receive time to ns in its unit: a time of this century has 16 digits in µs and 19 in ns."""
+FIRST_NS, LAST_NS = 1_000_000_000 * SECOND, 4_102_444_800 * SECOND
+"""Receive times that can be: from 2001-09-09, since when they have so many digits, to 2100-01-01."""
 _LINE = re.compile(rb"(\d{10,19}) (\{.*\})[\r ]*", re.DOTALL)
 _NUMBER = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _STREAM = re.compile(r"[^@\s]+@(?:(trade)|(bookTicker)|(depth)(?:@\d{1,18}ms)?)", re.ASCII)
@@ -50,7 +60,7 @@ class Message:
     event         exchange time, ms: T where there is one, else E, else 0
     symbol        as sent; "" of a snapshot that does not say whose it is
     after, until  the id before its first change and that of its last (a snapshot: both lastUpdateId)
-    bids, asks    (price, size) as text; the best bid and ask are one each, a trade's one stands in bids
+    bids, asks    [price, size] as text, not yet looked at; the best bid and ask are one each, a trade's one stands in bids
     side          of a trade: +1 the buyer took, -1 the seller
     stream        of an UNKNOWN message: what it calls itself
     """
@@ -61,10 +71,19 @@ class Message:
     symbol: str = ""
     after: int = 0
     until: int = 0
-    bids: list[tuple[str, str]] = field(default_factory=list)
-    asks: list[tuple[str, str]] = field(default_factory=list)
+    bids: list[list[str]] = field(default_factory=list)
+    asks: list[list[str]] = field(default_factory=list)
     side: int = 0
     stream: str = ""
+
+
+def first_time(line: bytes) -> tuple[int, int]:
+    """(ns in a unit of the receive time, receive time ns) of a capture's first line. Raises Damaged where it is no such line."""
+    digits, _, rest = line.partition(b" ")
+    unit = UNITS.get(len(digits), 0) if digits.isdigit() else 0
+    if not unit or not FIRST_NS <= int(digits) * unit < LAST_NS or not rest.startswith(b"{"):
+        raise Damaged(f"its first line is {line[:60].decode('utf-8', 'replace')!r}")
+    return unit, int(digits) * unit
 
 
 def read_line(line: bytes, market: int) -> Message:
@@ -94,7 +113,7 @@ def _message(recv: int, data: dict[str, Any], stream: str, market: int) -> Messa
         _check_market(market, _futures(data, "T", "pair"))
         whose = _symbol(data["symbol"]) if "symbol" in data else ""
         until = _id(data["lastUpdateId"])
-        return Message(SNAPSHOT, recv, _time(data), whose, until, until, _levels(data["bids"]), _levels(data["asks"]))
+        return Message(SNAPSHOT, recv, _time(data), whose, until, until, _list(data["bids"]), _list(data["asks"]))
     event = data.get("e", "bookTicker" if data.keys() >= _TICKER_KEYS else "")
     if event not in ("depthUpdate", "bookTicker", "trade"):
         return Message(UNKNOWN, recv, stream=str(event or next(iter(data), "nothing")))
@@ -106,17 +125,16 @@ def _message(recv: int, data: dict[str, Any], stream: str, market: int) -> Messa
         after, until = _id(data["pu"]) if "pu" in data else _id(data["U"]) - 1, _id(data["u"])
         if until < after:
             raise Damaged(f"it ends with update {until} and begins after {after}")
-        return Message(DEPTH, recv, _time(data), symbol, after, until, _levels(data["b"]), _levels(data["a"]))
+        return Message(DEPTH, recv, _time(data), symbol, after, until, _list(data["b"]), _list(data["a"]))
     if event == "bookTicker":
         _check_market(market, _futures(data, "T", "ps"))
-        bid, ask = ((_text(data[price]), _text(data[size])) for price, size in ("bB", "aA"))
-        return Message(TICKER, recv, _time(data), symbol, 0, _id(data["u"]), [bid], [ask])
+        return Message(TICKER, recv, _time(data), symbol, 0, _id(data["u"]), [[data["b"], data["B"]]], [[data["a"], data["A"]]])
     _check_market(market, ("usdm", "coinm") if "X" in data else ("spot",))
-    price, size = _text(data["p"]), _text(data["q"])
+    price, size = data["p"], data["q"]
     if type(data["m"]) is not bool:
         raise Damaged(f"m is {data['m']!r}")
-    real = data.get("X", "MARKET") == "MARKET" and not _is_zero(price) and not _is_zero(size)
-    return Message(TRADE if real else NOT_A_TRADE, recv, _id(data["T"]), symbol, bids=[(price, size)], side=-1 if data["m"] else 1)
+    kind = TRADE if data.get("X", "MARKET") == "MARKET" and price.strip("0.") and size.strip("0.") else NOT_A_TRADE
+    return Message(kind, recv, _id(data["T"]), symbol, bids=[[price, size]], side=-1 if data["m"] else 1)
 
 
 def _futures(data: dict[str, Any], futures_say: str, coinm_says: str) -> tuple[str, ...]:
@@ -144,18 +162,40 @@ def _id(value: Any) -> int:
     return value
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
-        raise Damaged(f"{value!r} is no decimal in quotes")
+def _list(value: Any) -> list[list[str]]:
+    if not isinstance(value, list):
+        raise Damaged("levels that are no list")
     return value
 
 
-def _is_zero(text: str) -> bool:
-    return not text.strip("0.")
+def read_numbers(said: Message, grid: Listing, px: NDArray[np.int64], sz: NDArray[np.int64], m: int) -> tuple[int, int, int]:
+    """Write what a message says of prices and sizes to px and sz from m on: bids, then asks; ticks (a trade: price units) and lots.
 
+    Returns (where asks begin, where they end, how many sizes were finer than a lot). Raises Damaged, OffGrid.
+    """
+    if said.kind == SNAPSHOT:
+        # A snapshot has thousands of levels and may be written with blanks; said again without them, it is read as a change is.
+        import orjson
 
-def _levels(value: Any) -> list[tuple[str, str]]:
-    return [(_text(price), _text(size)) for price, size in value]
+        text = np.frombuffer(orjson.dumps(said.bids) + orjson.dumps(said.asks), np.uint8)
+        steps = np.array([grid.price_places, grid.tick_units, grid.lot_places], np.int64)
+        behind, middle, finer = levels(text, 1, steps, px, sz, m)
+        if behind >= 0:
+            behind, end, more = levels(text, behind + 1, steps, px, sz, middle)
+            if behind == len(text):
+                return middle, end, finer + more
+    price, finer = to_units if said.kind == TRADE else to_ticks, 0
+    middle = end = m
+    for side in (said.bids, said.asks):
+        middle = end
+        for level in side:
+            if not isinstance(level, list) or len(level) != 2:
+                raise Damaged(f"the level {level!r}")
+            px[end] = price(level[0], grid)
+            sz[end], more = to_lots(level[1], grid)
+            finer += more
+            end += 1
+    return middle, end, finer
 
 
 def to_ticks(text: str, grid: Listing) -> int:
@@ -179,7 +219,9 @@ def to_lots(text: str, grid: Listing) -> tuple[int, bool]:
     return _scaled(text, grid.lot_places)
 
 
-def _scaled(text: str, places: int) -> tuple[int, bool]:
+def _scaled(text: Any, places: int) -> tuple[int, bool]:
+    if not isinstance(text, str) or not _NUMBER.fullmatch(text):
+        raise Damaged(f"{text!r} is no decimal in quotes")
     whole, _, fraction = text.partition(".")
     value = int(whole + fraction[:places].ljust(places, "0"))
     if value >= 2**63:

@@ -85,7 +85,7 @@ class _Day:
 
     facts: Facts = field(default_factory=Facts)
     tables: dict[str, list[polars.DataFrame]] = field(default_factory=dict)
-    apart: dict[str, list[tuple[int, int, int, str, str]]] = field(default_factory=dict)
+    apart: dict[str, dict[str, list]] = field(default_factory=dict)
 
 
 def _gather(pushed: list[Rows], days: dict[tuple[str, int], _Day], source: dict[str, Any]) -> Iterator[FeedDay]:
@@ -98,7 +98,10 @@ def _gather(pushed: list[Rows], days: dict[tuple[str, int], _Day], source: dict[
         for name, columns in rows.tables.items():
             day.tables.setdefault(name, []).append(pl.DataFrame(columns))
         for name, lines in rows.apart.items():
-            day.apart.setdefault(name, []).extend(lines)
+            if lines["line"]:
+                mine = day.apart.setdefault(name, {column: [] for column in lines})
+                for column, values in lines.items():
+                    mine[column] += values
         _check(rows, day, str(source["file"]))
         if rows.book_state is not None:
             yield _finish(rows, days.pop((rows.instrument.symbol, rows.day)), source)
@@ -112,7 +115,7 @@ def _finish(rows: Rows, day: _Day, source: dict[str, Any]) -> FeedDay:
     tables = {name: pl.concat([table.empty(), *day.tables.get(name, [])], rechunk=False) for name, table in schemas.items()}
     tables["book_state"] = pl.DataFrame(rows.book_state, schema=BOOK_STATE.polars_schema())
     apart_schema = {"ts_event": pl.Int64, "ts_recv": pl.Int64, "sequence": pl.Int64, "reason": pl.String, "line": pl.String}
-    apart = {name: pl.DataFrame(lines, schema=apart_schema, orient="row") for name, lines in day.apart.items()}
+    apart = {name: pl.DataFrame(lines, schema=apart_schema) for name, lines in day.apart.items()}
     facts = day.facts
     source = source | {
         "lines": facts.lines,
@@ -139,15 +142,15 @@ def _clock(tables: dict[str, polars.DataFrame]) -> dict[str, dict[str, int]] | N
 
 def _check(rows: Rows, day: _Day, file: str) -> None:
     """Refuse a file that is no capture, or whose lots are not those that were said."""
-    damaged = [line for *_, reason, line in day.apart.get("book", []) if reason == "damaged"]
-    if len(damaged) > FEW and len(damaged) > MAX_DAMAGED * day.facts.lines:
+    facts = day.facts
+    if facts.damaged > FEW and facts.damaged > MAX_DAMAGED * facts.lines:
         raise FeedError(
-            f"{file}: {len(damaged):,} of {day.facts.lines:,} lines cannot be read; the first is {damaged[0][:60]!r}.",
+            f"{file}: {facts.damaged:,} of {facts.lines:,} lines cannot be read; the first is line {facts.damaged_line:,}.",
             hint="Expected `<receive time> <JSON>` a line, as hftbacktest records.",
         )
-    if day.facts.finer > FEW and day.facts.finer > MAX_FINER * day.facts.sizes:
+    if facts.finer > FEW and facts.finer > MAX_FINER * facts.sizes:
         raise FeedError(
-            f"{file}: {day.facts.finer:,} of {day.facts.sizes:,} sizes of {rows.instrument.symbol} are finer than a lot of "
-            f"{1 / rows.instrument.lot_scale:g}; the first stands in line {day.facts.finer_line:,}.",
+            f"{file}: {facts.finer:,} of {facts.sizes:,} sizes of {rows.instrument.symbol} are finer than a lot of "
+            f"{1 / rows.instrument.lot_scale:g}; the first stands in line {facts.finer_line:,}.",
             hint="Pass instruments=FILE, the exchangeInfo of the time of the recording (LOT_SIZE.stepSize).",
         )

@@ -10,7 +10,6 @@ receive time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -48,6 +47,9 @@ Columns = dict[str, NDArray]
 MS = 1_000_000
 """One millisecond in nanoseconds."""
 DAY_NS = 86_400 * SECOND
+DAMAGED_LINE, NO_TRADE = len(REASONS), len(REASONS) + 1
+_WHY = (*REASONS, "damaged", "not_a_trade")
+"""Reasons of sync, then two of single lines: one that cannot be read; a trade message that reports none."""
 
 
 @dataclass(slots=True)
@@ -58,7 +60,9 @@ class Facts:
     unknown        of them by stream: not ours, in no table
     gaps           how often the book was lost
     snapshots      how often it was begun from a snapshot
-    sizes, finer   sizes read; those that were finer than a lot and count as the whole lots in them, and the line of the first (from 1)
+    sizes, finer   sizes read; those that were finer than a lot and count as the whole lots in them
+    damaged        lines that cannot be read
+    ..._line       the first such line of the stream, from 1; 0 where there is none
     """
 
     lines: int = 0
@@ -68,6 +72,8 @@ class Facts:
     sizes: int = 0
     finer: int = 0
     finer_line: int = 0
+    damaged: int = 0
+    damaged_line: int = 0
 
     def __add__(self, more: Facts) -> Facts:
         return Facts(
@@ -78,6 +84,8 @@ class Facts:
             self.sizes + more.sizes,
             self.finer + more.finer,
             self.finer_line or more.finer_line,
+            self.damaged + more.damaged,
+            self.damaged_line or more.damaged_line,
         )
 
 
@@ -88,7 +96,7 @@ class Rows:
     day, part    yyyymmdd, and which part of it: "t" and the second at which it began
     first, last  receive time of the part's first line, and the greatest so far
     tables       columns by table: trades, quotes, book, status
-    apart        by table, the lines that made no row: ts_event, ts_recv, sequence, reason, line (its text)
+    apart        by table, columns of the lines that made no row: ts_event, ts_recv, sequence, reason, line (its text)
     continues    the update at which the book stood when the part began, if a change has followed it
     book_state   where the part ends with these rows: every level of the book, none where it is not whole
     """
@@ -100,7 +108,7 @@ class Rows:
     first: int
     last: int
     tables: dict[str, Columns]
-    apart: dict[str, list[tuple[int, int, int, str, str]]]
+    apart: dict[str, dict[str, list]]
     facts: Facts
     continues: int | None
     book_state: Columns | None = None
@@ -131,7 +139,7 @@ class Symbol:
         return replace(self, sync=self.sync.copy())
 
 
-def rows_of(symbol: Symbol, told: NDArray[np.int64], px: NDArray, sz: NDArray, data: bytes, unknown: Sequence[str]) -> Rows:
+def rows_of(symbol: Symbol, told: NDArray[np.int64], px: NDArray, sz: NDArray, data: bytes, unknown: list[str]) -> Rows:
     """Rows of messages (scan's columns) of one symbol and day; `symbol` is changed in place. `unknown` names streams by UNKNOWN's SIDE."""
     kind, recv, line = told[:, KIND], told[:, RECV], told[:, LINE]
     if not symbol.first:
@@ -141,21 +149,16 @@ def rows_of(symbol: Symbol, told: NDArray[np.int64], px: NDArray, sz: NDArray, d
     event = np.where(told[:, EVENT] > 0, told[:, EVENT] * MS, recv)
     sequence = (_second(symbol) << 32) + line - symbol.line
     times = {"ts_event": event, "ts_recv": recv, "sequence": sequence}
-    finer = np.flatnonzero(told[:, FINER])
+    finer, damaged = np.flatnonzero(told[:, FINER]), np.flatnonzero(kind == DAMAGED)
     facts = Facts(
         len(told),
-        Counter(unknown[i] for i in told[kind == UNKNOWN, SIDE].tolist()),
+        Counter[str](unknown[i] for i in told[kind == UNKNOWN, SIDE].tolist()),
         sizes=int((told[:, END] - told[:, FIRST]).sum()),
         finer=int(told[:, FINER].sum()),
         finer_line=int(line[finer[0]]) + 1 if len(finer) else 0,
+        damaged=len(damaged),
+        damaged_line=int(line[damaged[0]]) + 1 if len(damaged) else 0,
     )
-    apart: dict[str, list[tuple[int, int, int, str, str]]] = {}
-
-    def set_apart(table: str, at: NDArray[np.intp], reasons: Sequence[str]) -> None:
-        for i, reason in zip(at.tolist(), reasons, strict=True):
-            text = data[told[i, AT] : told[i, TO]].decode("utf-8", "replace")
-            apart.setdefault(table, []).append((int(event[i]), int(recv[i]), int(sequence[i]), reason, text))
-
     trade, quote = kind == TRADE, kind == TICKER
     first = told[trade, FIRST]
     tables: dict[str, Columns] = {
@@ -177,11 +180,13 @@ def rows_of(symbol: Symbol, told: NDArray[np.int64], px: NDArray, sz: NDArray, d
     if len(rows):
         symbol.stands = int(event[rows[-1]]), int(recv[rows[-1]])
     facts.gaps, facts.snapshots = came.gaps, int((kind[rows] == SNAPSHOT).sum())
-    away = np.flatnonzero(came.fate != ROW)
-    set_apart("book", at[away], [REASONS[f] for f in came.fate[away].tolist()])
-    for table, which, reason in (("trades", NOT_A_TRADE, "not_a_trade"), ("book", DAMAGED, "damaged")):
-        odd = np.flatnonzero(kind == which)
-        set_apart(table, odd, [reason] * len(odd))
+    # A damaged line is set apart with the book, which is what most lines are of: if it was a change, the next one shows the gap.
+    why = np.zeros(len(told), np.int8)
+    why[at], why[damaged] = came.fate, DAMAGED_LINE
+    apart = {"book": _apart(why, times, told, data)}
+    why[:] = 0
+    why[kind == NOT_A_TRADE] = NO_TRADE
+    apart["trades"] = _apart(why, times, told, data)
     return _rows(symbol, tables, apart, facts)
 
 
@@ -204,12 +209,17 @@ def end_part(symbol: Symbol) -> Rows:
     return out
 
 
-def _rows(symbol: Symbol, tables: dict[str, Columns], apart: dict[str, list[tuple[int, int, int, str, str]]], facts: Facts) -> Rows:
+def _rows(symbol: Symbol, tables: dict[str, Columns], apart: dict[str, dict[str, list]], facts: Facts) -> Rows:
     day = int(datetime.fromtimestamp(symbol.first // SECOND, UTC).strftime("%Y%m%d"))
     part = f"t{_second(symbol):05d}"
-    return Rows(
-        symbol.instrument, symbol.grid, day, part, symbol.first, symbol.last, tables, apart, facts, symbol.continues
-    )
+    return Rows(symbol.instrument, symbol.grid, day, part, symbol.first, symbol.last, tables, apart, facts, symbol.continues)
+
+
+def _apart(why: NDArray[np.int8], times: Columns, told: NDArray[np.int64], data: bytes) -> dict[str, list]:
+    """The lines that have a reason, with it and their text."""
+    at = np.flatnonzero(why)
+    lines = [data[a:b].decode("utf-8", "replace") for a, b in told[at][:, [AT, TO]].tolist()]
+    return {k: v[at].tolist() for k, v in times.items()} | {"reason": [_WHY[w] for w in why[at].tolist()], "line": lines}
 
 
 def _second(symbol: Symbol) -> int:

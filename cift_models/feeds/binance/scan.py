@@ -1,8 +1,10 @@
 """The usual lines of a capture, read from their bytes in one compiled pass: no object is made for a number.
 
 `scan` reads what Binance sends all day (depth diffs, best bid and ask, trades, as compact JSON) and stops at everything else: a line that
-is written otherwise, a message that is not one of the three, a symbol that it does not know, a number off its grid. Those are read by
-`message.read_line`, slowly and exactly; both give the same figures for a line that both can read (a test compares them).
+is written otherwise, a message that is not one of the three, a symbol that it does not know, a price off its grid. Those are read by
+`message.read_line`, slowly and exactly; both say the same of a line that both can read (a test compares them, on damaged lines too).
+
+Nothing is read behind the buffer: its last byte is a line feed, which no loop passes.
 """
 
 from __future__ import annotations
@@ -19,22 +21,47 @@ WIDTH = 14
 DEPTH, TICKER, TRADE, SNAPSHOT, NOT_A_TRADE, DAMAGED, UNKNOWN = 1, 2, 3, 4, 5, 6, 7
 """Kinds: a change to the book, best bid and ask, a trade, the whole book, a trade message that reports none (X is not MARKET, p or q is 0),
 a line that cannot be read, a message of another stream. `scan` itself gives the first three."""
-WHOLE, DAY, OTHER = 0, 1, 2
-"""Why `scan` stopped: all lines are read; a line of the next day; a line that is not a usual one."""
+WHOLE, FULL, DAY, OTHER = 0, 1, 2, 3
+"""Why `scan` stopped: all lines are read; no room for another message; a line of the next day; a line that is not a usual one."""
 SPOT, USDM, COINM = 0, 1, 2
 """Markets."""
+MAX_TICKS = 2**31 - 2
+"""Highest price of a book: events.EMPTY_ASK is the next."""
 
-_QUOTE, _COMMA, _COLON, _OPEN, _CLOSE, _SQUARE, _UNSQUARE, _LF, _AT_SIGN = (ord(c) for c in '",:{}[]\n@')
-_POW10 = 10 ** np.arange(19, dtype=np.int64)
-_E, _T, _S, _PS, _U, _FINAL, _PU, _B, _A, _BSZ, _ASZ, _P, _Q, _X, _M, _EV, _ID = (1 << i for i in range(17))
-_ARRAY_B, _ARRAY_A = 1 << 17, 1 << 18
-_DEPTH_UPDATE, _BOOK_TICKER, _TRADE, _MARKET, _TRUE, _FALSE, _WRAPPED, _DATA, _MS = (
-    np.frombuffer(word, np.uint8)
-    for word in (b"depthUpdate", b"bookTicker", b"trade", b"MARKET", b"true", b"false", b'{"stream":"', b'","data":{', b"ms")
+
+def _word(text: str) -> NDArray[np.uint8]:
+    return np.frombuffer(text.encode(), np.uint8)
+
+
+def _key(text: str) -> int:
+    """A name of one or two letters as `_members` forms it."""
+    return int.from_bytes(text.encode(), "big")
+
+
+_QUOTE, _COMMA, _COLON, _OPEN, _CLOSE, _SQUARE, _UNSQUARE, _LF, _AT_SIGN, _BLANK, _POINT, _BACKSLASH, _TILDE, _ZERO, _NINE, _t, _f = (
+    ord(c) for c in '",:{}[]\n@ .\\~09tf'
 )
-_IS_DEPTH = _S | _EV | _E | _U | _FINAL | _B | _A | _ARRAY_B | _ARRAY_A
-_IS_TICKER = _S | _FINAL | _B | _BSZ | _A | _ASZ
-_IS_TRADE = _S | _EV | _E | _T | _P | _Q | _M
+_DEPTH_UPDATE, _BOOK_TICKER, _TRADE, _MARKET, _TRUE, _FALSE, _DEPTH, _MS = (
+    _word(text) for text in ("depthUpdate", "bookTicker", "trade", "MARKET", "true", "false", "depth", "ms")
+)
+_WRAPPED, _DATA = _word('{"stream":"'), _word('","data":{')
+_EVENT, _SENT, _TRADED, _SYMBOL, _PAIR, _BEGINS, _ENDS, _BEFORE, _BID, _BID_SIZE, _ASK, _ASK_SIZE, _PRICE, _SIZE, _SORT, _MAKER = (
+    _key(text) for text in ("e", "E", "T", "s", "ps", "U", "u", "pu", "b", "B", "a", "A", "p", "q", "X", "m")
+)
+(
+    _HAS_EVENT, _HAS_SENT, _HAS_TRADED, _HAS_SYMBOL, _HAS_PAIR, _HAS_BEGINS, _HAS_ENDS, _HAS_BEFORE, _HAS_BIDS, _HAS_ASKS, _HAS_BID,
+    _HAS_BID_SIZE, _HAS_ASK, _HAS_ASK_SIZE, _HAS_PRICE, _HAS_SIZE, _HAS_SORT, _HAS_MAKER, _HAS_BUYER, _HAS_SELLER,
+) = (1 << i for i in range(20))  # fmt: skip
+_IS_DEPTH = _HAS_SYMBOL | _HAS_EVENT | _HAS_SENT | _HAS_BEGINS | _HAS_ENDS | _HAS_BIDS | _HAS_ASKS
+_IS_TICKER = _HAS_SYMBOL | _HAS_ENDS | _HAS_BID | _HAS_BID_SIZE | _HAS_ASK | _HAS_ASK_SIZE
+_IS_TRADE = _HAS_SYMBOL | _HAS_EVENT | _HAS_SENT | _HAS_TRADED | _HAS_PRICE | _HAS_SIZE | _HAS_MAKER
+_NUMBERS = _HAS_BIDS | _HAS_ASKS | _HAS_BID | _HAS_BID_SIZE | _HAS_ASK | _HAS_ASK_SIZE | _HAS_PRICE | _HAS_SIZE
+_ORDERS = _HAS_BUYER | _HAS_SELLER
+"""b and a as numbers: the orders of a trade, which spot named until 2023."""
+_OURS = np.array(
+    [_EVENT, _SENT, _TRADED, _SYMBOL, _PAIR, _BEGINS, _ENDS, _BEFORE, _BID, _BID_SIZE, _ASK, _ASK_SIZE, _PRICE, _SIZE, _SORT, _MAKER]
+)
+_POW10 = 10 ** np.arange(19, dtype=np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -42,12 +69,12 @@ def _number(buf, i, digits):
     """(value, next place) of a JSON integer of at most so many digits (19 may wrap around); next place -1 where there is none."""
     start = i
     value = 0
-    digit = np.int64(buf[i]) - 48
+    digit = np.int64(buf[i]) - _ZERO
     while 0 <= digit <= 9:
         value = value * 10 + digit
         i += 1
-        digit = np.int64(buf[i]) - 48
-    if i == start or i - start > digits or (buf[start] == 48 and i - start > 1):
+        digit = np.int64(buf[i]) - _ZERO
+    if i == start or i - start > digits or (buf[start] == _ZERO and i - start > 1):
         return 0, -1
     return value, i
 
@@ -60,29 +87,29 @@ def _decimal(buf, i, places):
     """
     start = i
     value = 0
-    digit = np.int64(buf[i]) - 48
+    digit = np.int64(buf[i]) - _ZERO
     while 0 <= digit <= 9:
         value = value * 10 + digit
         i += 1
-        digit = np.int64(buf[i]) - 48
+        digit = np.int64(buf[i]) - _ZERO
     whole = i - start
     if whole == 0 or whole + places > 18:
         return 0, -1, False
     left = places
     cut = False
-    if digit == -2:
+    if digit == _POINT - _ZERO:
         i += 1
         fraction = i
-        digit = np.int64(buf[i]) - 48
+        digit = np.int64(buf[i]) - _ZERO
         while left > 0 and 0 <= digit <= 9:
             value = value * 10 + digit
             left -= 1
             i += 1
-            digit = np.int64(buf[i]) - 48
+            digit = np.int64(buf[i]) - _ZERO
         while 0 <= digit <= 9:
             cut |= digit > 0
             i += 1
-            digit = np.int64(buf[i]) - 48
+            digit = np.int64(buf[i]) - _ZERO
         if i == fraction:
             return 0, -1, False
     if buf[i] != _QUOTE:
@@ -94,7 +121,7 @@ def _decimal(buf, i, places):
 def _text(buf, i):
     """Place of the quote that closes a string of plain ASCII, whose text begins at i; -1 where it holds anything else."""
     while buf[i] != _QUOTE:
-        if buf[i] < 32 or buf[i] > 126 or buf[i] == 92:
+        if buf[i] < _BLANK or buf[i] > _TILDE or buf[i] == _BACKSLASH:
             return -1
         i += 1
     return i
@@ -105,17 +132,19 @@ def _is(buf, i, to, word):
     """Whether the bytes [i:to] are a word."""
     if to - i != len(word):
         return False
-    for k in range(len(word)):
+    for k in range(len(word)):  # noqa: SIM110 - a generator is nothing for the compiler
         if buf[i + k] != word[k]:
             return False
     return True
 
 
 @njit(cache=True, nogil=True)
-def _levels(buf, i, grid, px, sz, m):
-    """Read an array of [price, size] from behind its bracket into px, sz from m on.
+def levels(
+    buf: NDArray[np.uint8], i: int, grid: NDArray[np.int64], px: NDArray[np.int64], sz: NDArray[np.int64], m: int
+) -> tuple[int, int, int]:
+    """Read [["price","size"], ...] from behind its first bracket at i into px (ticks) and sz (lots) from m on.
 
-    Returns (place behind it, m, how many sizes were finer than a lot); the place is -1 where it is not such an array.
+    Returns (place behind it, m then, how many sizes were finer than a lot); the place is -1 where it is not such an array on `grid`.
     """
     finer = 0
     if buf[i] == _UNSQUARE:
@@ -132,10 +161,10 @@ def _levels(buf, i, grid, px, sz, m):
                 return -1, m, finer
             value //= tick
         lots, i, cut = _decimal(buf, i + 2, lot_places)
-        if i < 0 or value > 2147483646 or buf[i] != _UNSQUARE:
+        if i < 0 or value > MAX_TICKS or buf[i] != _UNSQUARE:
             return -1, m, finer
         px[m], sz[m] = value, lots
-        finer += cut
+        finer += int(cut)
         m += 1
         i += 2
         if buf[i - 1] == _UNSQUARE:
@@ -145,10 +174,19 @@ def _levels(buf, i, grid, px, sz, m):
 
 
 @njit(cache=True, nogil=True)
-def _members(buf, i, names, name_to, grid, out, px, sz, m):
-    """Read the members of an object from behind its brace. Returns (place behind its closing brace, which members it has, m).
+def _is_ours(key):
+    """Whether a name means something to us: then a value of another type than ours is not for us to pass over."""
+    ours = False
+    for k in range(len(_OURS)):
+        ours |= _OURS[k] == key
+    return ours
 
-    Numbers go to out and px, sz; place -1 where the object is not a usual one.
+
+@njit(cache=True, nogil=True)
+def _members(buf, i, names, name_to, grid, out, px, sz, m):
+    """Read the members of a message from behind its brace; figures go to `out` and px, sz.
+
+    Returns (place behind its closing brace, which members it has, m); the place is -1 where it is not a usual message.
     """
     seen = 0
     symbol = -1
@@ -157,122 +195,135 @@ def _members(buf, i, names, name_to, grid, out, px, sz, m):
             return -1, seen, m
         key_at = i + 1
         key_to = _text(buf, key_at)
-        if key_to < 0 or buf[key_to + 1] != _COLON:
+        # The names of ours have one letter or two; the longer ones are those of a snapshot or a wrapper.
+        if key_to < 0 or key_to - key_at < 1 or key_to - key_at > 2 or buf[key_to + 1] != _COLON:
             return -1, seen, m
+        key = np.int64(buf[key_at])
+        if key_to - key_at == 2:
+            key = key << 8 | np.int64(buf[key_at + 1])
         i = key_to + 2
-        length = key_to - key_at
-        if length > 2:  # the long names are those of a snapshot or a wrapper
-            return -1, seen, m
-        c = buf[key_at] if length == 1 else np.uint8(0)
         value = buf[i]
-        bit = 0
-        if length == 1 and (c == 69 or c == 84 or c == 85 or c == 117 or c == 116):  # E T U u t
+        has = 0
+        if _ZERO <= value <= _NINE:
             number, i = _number(buf, i, 18)
             if i < 0:
                 return -1, seen, m
-            if c == 84:
-                bit = _T
+            if key == _TRADED:
+                has = _HAS_TRADED
                 out[EVENT] = number
-            elif c == 69:
-                bit = _E
-                if not seen & _T:
+            elif key == _SENT:
+                has = _HAS_SENT
+                if not seen & _HAS_TRADED:
                     out[EVENT] = number
-            elif c == 85:
-                bit = _U
-                if not seen & _PU:
+            elif key == _BEFORE:
+                has = _HAS_BEFORE
+                out[AFTER] = number
+            elif key == _BEGINS:
+                has = _HAS_BEGINS
+                if not seen & _HAS_BEFORE:
                     out[AFTER] = number - 1
-            elif c == 117:
-                bit = _FINAL
+            elif key == _ENDS:
+                has = _HAS_ENDS
                 out[UNTIL] = number
-            else:
-                bit = _ID
-        elif length == 2 and buf[key_at] == 112 and buf[key_at + 1] == 117:  # pu
-            out[AFTER], i = _number(buf, i, 18)
-            if i < 0:
+            elif key == _BID:
+                has = _HAS_BUYER
+            elif key == _ASK:
+                has = _HAS_SELLER
+            elif _is_ours(key):
                 return -1, seen, m
-            bit = _PU
-        elif value == _SQUARE:
-            if symbol < 0 or length != 1:
-                return -1, seen, m
-            if c == 98:  # b
-                bit = _B | _ARRAY_B
-                if seen & _A:
-                    return -1, seen, m
-                out[FIRST] = m
-                i, m, finer = _levels(buf, i + 1, grid[symbol], px, sz, m)
-                out[FINER] += finer
-                out[MIDDLE] = m
-            elif c == 97:  # a
-                bit = _A | _ARRAY_A
-                i, m, finer = _levels(buf, i + 1, grid[symbol], px, sz, m)
-                out[FINER] += finer
-                out[END] = m
-            else:
-                return -1, seen, m
-            if i < 0:
-                return -1, seen, m
-        elif value == _QUOTE and length == 1 and (c == 98 or c == 66 or c == 97 or c == 65 or c == 112 or c == 113):  # b B a A p q
+        elif value == _QUOTE and key == _SYMBOL:
+            has = _HAS_SYMBOL
+            to = _text(buf, i + 1)
+            for k in range(len(name_to)):
+                if to > 0 and _is(buf, i + 1, to, names[k, : name_to[k]]):
+                    symbol = k
+                    break
             if symbol < 0:
                 return -1, seen, m
-            lots = c == 66 or c == 65 or c == 113
-            number, i, cut = _decimal(buf, i + 1, grid[symbol, 2] if lots else grid[symbol, 0])
-            if i < 0 or (cut and not lots):
-                return -1, seen, m
-            out[FINER] += cut
-            if c == 98 or c == 97:
-                if number % grid[symbol, 1]:
-                    return -1, seen, m
-                number //= grid[symbol, 1]
-                if number > 2147483646:
-                    return -1, seen, m
-            at = m + 1 if c == 97 or c == 65 else m
-            if lots:
-                sz[at] = number
-            else:
-                px[at] = number
-            bit = _B if c == 98 else _BSZ if c == 66 else _A if c == 97 else _ASZ if c == 65 else _P if c == 112 else _Q
-        elif value == _QUOTE:
+            out[SYMBOL] = symbol
+            i = to + 1
+        elif value == _QUOTE and key == _EVENT:
+            has = _HAS_EVENT
             to = _text(buf, i + 1)
             if to < 0:
                 return -1, seen, m
-            if length == 1 and c == 115:  # s
-                bit = _S
-                for k in range(len(name_to)):
-                    if _is(buf, i + 1, to, names[k, : name_to[k]]):
-                        symbol = k
-                        break
-                if symbol < 0:
-                    return -1, seen, m
-                out[SYMBOL] = symbol
-            elif length == 1 and c == 101:  # e
-                bit = _EV
-                if _is(buf, i + 1, to, _DEPTH_UPDATE):
-                    out[KIND] = DEPTH
-                elif _is(buf, i + 1, to, _BOOK_TICKER):
-                    out[KIND] = TICKER
-                elif _is(buf, i + 1, to, _TRADE):
-                    out[KIND] = TRADE
-                else:
-                    return -1, seen, m
-            elif length == 1 and c == 88:  # X
-                bit = _X
-                if not _is(buf, i + 1, to, _MARKET):
-                    return -1, seen, m
-            elif length == 2 and buf[key_at] == 112 and buf[key_at + 1] == 115:
-                bit = _PS
+            if _is(buf, i + 1, to, _DEPTH_UPDATE):
+                out[KIND] = DEPTH
+            elif _is(buf, i + 1, to, _BOOK_TICKER):
+                out[KIND] = TICKER
+            elif _is(buf, i + 1, to, _TRADE):
+                out[KIND] = TRADE
+            else:
+                return -1, seen, m
             i = to + 1
-        elif value == 116 and _is(buf, i, i + 4, _TRUE) or value == 102 and _is(buf, i, i + 5, _FALSE):
-            if length == 1 and c == 109:  # m
-                bit = _M
-                out[SIDE] = -1 if value == 116 else 1
-            i += 4 if value == 116 else 5
-        else:
-            number, i = _number(buf, i, 18)
+        elif value == _QUOTE:
+            place, is_size = m, False
+            if key == _BID:
+                has = _HAS_BID
+            elif key == _BID_SIZE:
+                has, is_size = _HAS_BID_SIZE, True
+            elif key == _ASK:
+                has, place = _HAS_ASK, m + 1
+            elif key == _ASK_SIZE:
+                has, place, is_size = _HAS_ASK_SIZE, m + 1, True
+            elif key == _PRICE:
+                has = _HAS_PRICE
+            elif key == _SIZE:
+                has, is_size = _HAS_SIZE, True
+            if has:
+                if symbol < 0 or seen & (_HAS_BIDS | _HAS_ASKS):
+                    return -1, seen, m
+                number, i, cut = _decimal(buf, i + 1, grid[symbol, 2] if is_size else grid[symbol, 0])
+                if i < 0 or (cut and not is_size):
+                    return -1, seen, m
+                if is_size:
+                    sz[place] = number
+                    out[FINER] += int(cut)
+                elif key == _PRICE:
+                    px[place] = number
+                else:
+                    if number % grid[symbol, 1] or number // grid[symbol, 1] > MAX_TICKS:
+                        return -1, seen, m
+                    px[place] = number // grid[symbol, 1]
+            else:
+                to = _text(buf, i + 1)
+                if to < 0:
+                    return -1, seen, m
+                if key == _PAIR:
+                    has = _HAS_PAIR
+                elif key == _SORT and _is(buf, i + 1, to, _MARKET):
+                    has = _HAS_SORT
+                elif _is_ours(key):
+                    return -1, seen, m
+                i = to + 1
+        elif value == _SQUARE:
+            if symbol < 0 or (key == _BID and seen & _HAS_ASKS):
+                return -1, seen, m
+            begin = m
+            i, m, finer = levels(buf, i + 1, grid[symbol], px, sz, m)
             if i < 0:
                 return -1, seen, m
-        if seen & bit:
+            out[FINER] += finer
+            if key == _BID:
+                has = _HAS_BIDS
+                out[FIRST], out[MIDDLE] = begin, m
+            elif key == _ASK:
+                has = _HAS_ASKS
+                out[END] = m
+            else:
+                return -1, seen, m
+        elif (value == _t and _is(buf, i, i + 4, _TRUE)) or (value == _f and _is(buf, i, i + 5, _FALSE)):
+            if key == _MAKER:
+                has = _HAS_MAKER
+                out[SIDE] = -1 if value == _t else 1
+            elif _is_ours(key):
+                return -1, seen, m
+            i += 4 if value == _t else 5
+        else:
             return -1, seen, m
-        seen |= bit
+        if seen & has:
+            return -1, seen, m
+        seen |= has
         if buf[i] == _CLOSE:
             return i + 1, seen, m
         if buf[i] != _COMMA:
@@ -282,27 +333,28 @@ def _members(buf, i, names, name_to, grid, out, px, sz, m):
 
 @njit(cache=True, nogil=True)
 def _stream(buf, i):
-    """(kind, place behind the opening brace of the data) of a combined stream whose name begins at i; kind 0 where it is another stream."""
+    """(kind, place behind the brace of the data) of a combined stream whose name begins at i; kind 0 where it is none of ours."""
     start = i
     while buf[i] != _AT_SIGN:
-        if buf[i] < 33 or buf[i] > 126 or buf[i] == _QUOTE or buf[i] == 92:
+        if buf[i] <= _BLANK or buf[i] > _TILDE or buf[i] == _QUOTE or buf[i] == _BACKSLASH:
             return 0, i
         i += 1
-    i += 1
-    to = _text(buf, i)
-    if to < 0 or i == start + 1:
+    behind = i + 1
+    to = _text(buf, behind)
+    if to < 0 or i == start:
         return 0, i
     kind = 0
-    if _is(buf, i, to, _TRADE):
+    if _is(buf, behind, to, _TRADE):
         kind = TRADE
-    elif _is(buf, i, to, _BOOK_TICKER):
+    elif _is(buf, behind, to, _BOOK_TICKER):
         kind = TICKER
-    elif _is(buf, i, min(to, i + 5), _DEPTH_UPDATE[:5]):
-        # depth5, depth10 and depth20 are the best levels only: never a change to the whole book.
+    elif _is(buf, behind, min(to, behind + len(_DEPTH)), _DEPTH):
+        # depth@100ms; never depth20@100ms, which says the best levels only.
+        i = behind + len(_DEPTH)
         kind = DEPTH
-        if to > i + 5:
-            _, behind = _number(buf, i + 6, 18)
-            if buf[i + 5] != _AT_SIGN or behind < 0 or not _is(buf, behind, to, _MS):
+        if i < to:
+            _, digits_to = _number(buf, i + 1, 18)
+            if buf[i] != _AT_SIGN or digits_to < 0 or not _is(buf, digits_to, to, _MS):
                 kind = 0
     if not _is(buf, to, to + len(_DATA), _DATA):
         kind = 0
@@ -311,18 +363,21 @@ def _stream(buf, i):
 
 @njit(cache=True, nogil=True)
 def _fits(market, kind, seen):
-    """Whether a message has what its kind and market need, and nothing that another market sends."""
-    if (seen & _PS > 0) != (market == COINM and kind != TRADE):
-        return False
+    """Whether a message has what its kind and market need, and nothing that another kind or market has."""
     futures = market != SPOT
+    if (seen & _HAS_PAIR > 0) != (market == COINM and kind != TRADE):
+        return False
     if kind == DEPTH:
-        needs, never = _IS_DEPTH, _BSZ | _ASZ | _P | _Q
-        return seen & needs == needs and not seen & never and (seen & _PU > 0) == futures and (seen & _T > 0) == futures
-    if kind == TICKER:
-        needs, never = _IS_TICKER, _ARRAY_A | _ARRAY_B | _P | _Q
-        return seen & needs == needs and not seen & never and (seen & _T > 0) == futures
-    needs, never = _IS_TRADE, _A | _B | _ASZ | _BSZ
-    return kind == TRADE and seen & needs == needs and not seen & never and (seen & _X > 0) == futures
+        needs, futures_need = _IS_DEPTH, _HAS_BEFORE | _HAS_TRADED
+    elif kind == TICKER:
+        needs, futures_need = _IS_TICKER, _HAS_TRADED
+    elif kind == TRADE:
+        needs, futures_need = _IS_TRADE, _HAS_SORT
+    else:
+        return False
+    if seen & _ORDERS and kind != TRADE:
+        return False
+    return seen & (needs | _NUMBERS) == needs and seen & futures_need == (futures_need if futures else 0)
 
 
 @njit(cache=True, nogil=True)
@@ -355,32 +410,35 @@ def scan(
     """
     end = len(buf)
     while at < end:
+        if n >= len(messages):
+            return FULL, at, line, n, m
         recv, i = _number(buf, at, 19)
-        if i < 0 or recv < recv_from or recv >= recv_to or buf[i] != 32 or buf[i + 1] != _OPEN:
+        if i < 0 or recv < recv_from or recv >= recv_to or buf[i] != _BLANK or buf[i + 1] != _OPEN:
             return OTHER, at, line, n, m
         if recv * unit >= day_end:
             return DAY, at, line, n, m
         out = messages[n]
         out[KIND], out[EVENT], out[FINER] = 0, 0, 0
+        i += 1
         kind = 0
-        wrapped = _is(buf, i + 1, i + 1 + len(_WRAPPED), _WRAPPED)
+        wrapped = _is(buf, i, i + len(_WRAPPED), _WRAPPED)
         if wrapped:
-            kind, i = _stream(buf, i + 1 + len(_WRAPPED))
+            kind, i = _stream(buf, i + len(_WRAPPED))
             if kind == 0:
                 return OTHER, at, line, n, m
         else:
-            i += 2
+            i += 1
         i, seen, behind = _members(buf, i, names, name_to, grid, out, px, sz, m)
         if i >= 0 and wrapped:
             i = i + 1 if buf[i] == _CLOSE else -1
         if i < 0 or buf[i] != _LF:
             return OTHER, at, line, n, m
-        if not seen & _EV and not wrapped:
-            kind = TICKER
-        elif seen & _EV:
+        if seen & _HAS_EVENT:
             if wrapped and kind != out[KIND]:
                 return OTHER, at, line, n, m
             kind = out[KIND]
+        elif not wrapped:
+            kind = TICKER  # of spot, which does not say so
         if not _fits(market, kind, seen):
             return OTHER, at, line, n, m
         if kind == DEPTH:

@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from cift_models.errors import FeedError
 from cift_models.feeds.binance.listing import MARKETS, Listing, built_in, canonical, find
-from cift_models.feeds.binance.message import Damaged, Message, OffGrid, OtherMarket, read_line, to_lots, to_ticks, to_units
+from cift_models.feeds.binance.message import (
+    EXPECTED,
+    FIRST_NS,
+    LAST_NS,
+    Damaged,
+    Message,
+    OffGrid,
+    OtherMarket,
+    first_time,
+    read_line,
+    read_numbers,
+)
 from cift_models.feeds.binance.rows import DAY_NS, MS, Rows, Symbol, end_part, rows_of
 from cift_models.feeds.binance.scan import (
     AFTER,
@@ -36,7 +47,6 @@ from cift_models.feeds.binance.scan import (
     SNAPSHOT,
     SYMBOL,
     TO,
-    TRADE,
     UNKNOWN,
     UNTIL,
     WHOLE,
@@ -52,10 +62,8 @@ if TYPE_CHECKING:
 
 BookBefore = Callable[[str, int], "polars.DataFrame | None"]
 """(symbol, ns) to the BOOK_STATE that the recording before that instant left; None where there is none."""
-UNITS = {16: 1_000, 19: 1}
-"""Digits of a receive time to ns in its unit: a time of this century has 16 digits in µs and 19 in ns."""
-_FIRST_NS, _LAST_NS = 1_000_000_000 * SECOND, 4_102_444_800 * SECOND
-"""Receive times that can be: 2001-09-09, since when they have so many digits, to 2100-01-01."""
+_ROOM = 65_536
+"""Messages that are read before rows are made of them."""
 
 
 def nothing_before(symbol: str, ns: int) -> None:
@@ -94,29 +102,27 @@ class BinanceStream:
 
     def copy(self) -> BinanceStream:
         """A stream that goes on from here by itself."""
-        return replace(
-            self, _symbols=dict(self._symbols), _known=[s.copy() for s in self._known], _unclaimed=Counter(self._unclaimed)
-        )
+        return replace(self, _symbols=dict(self._symbols), _known=[s.copy() for s in self._known], _unclaimed=Counter(self._unclaimed))
 
     def push(self, data: bytes) -> list[Rows]:
         """Read what came next: any number of lines, the last may be cut. Returns the rows by symbol and day, days in order.
 
-        Raises FeedError where a message is of another market, a price is off its grid, a symbol is not listed, receive and exchange time are
-        more than a day apart, a snapshot does not say whose it is, or the first line is none of a capture; the stream is then of no use.
+        Raises FeedError where a message is of another market, a price is off its grid, a symbol is not listed, receive and exchange time
+        are more than a day apart, a snapshot does not say whose it is, or the first line is none of a capture: the stream is then done for.
         O(bytes).
         """
-        cut = data.rfind(b"\n") + 1
-        if not cut:
+        begin, end = data.find(b"\n") + 1 if self._tail else 0, data.rfind(b"\n") + 1
+        if not end:
             self._tail += data
             return []
-        whole = self._tail + data[:cut] if self._tail or cut < len(data) else data
-        self._tail = data[cut:]
-        return self._read(whole)
+        out = self._read(self._tail + data[:begin], 0, len(self._tail) + begin) if self._tail else []
+        self._tail = data[end:]
+        return out + self._read(data, begin, end)
 
     def finish(self) -> list[Rows]:
         """The rows of a last line without a line feed, and the end of every symbol's part, with the book that it leaves."""
         whole, self._tail = self._tail + b"\n" if self._tail else b"", b""
-        out = self._read(whole) if whole else []
+        out = self._read(whole, 0, len(whole))
         return out + self._end_parts()
 
     @property
@@ -124,56 +130,56 @@ class BinanceStream:
         """Whole lines read so far."""
         return self._line
 
-    def _read(self, data: bytes) -> list[Rows]:
-        """Rows of whole lines."""
-        buf, lines = np.frombuffer(data, np.uint8), data.count(b"\n")
-        told = np.empty((lines, WIDTH), np.int64)
-        # A level takes 10 bytes at least, and the best bid and ask are written before their line is known to be a usual one.
-        px, sz = np.empty(len(data) // 10 + 4, np.int64), np.empty(len(data) // 10 + 4, np.int64)
+    def _read(self, data: bytes, at: int, end: int) -> list[Rows]:
+        """Rows of the whole lines data[at:end]."""
+        out: list[Rows] = []
+        if at == end:
+            return out
         if not self._unit:
             self._unit = self._find_unit(data)
+        buf = np.frombuffer(data, np.uint8, end)
+        told = np.empty((min(_ROOM, (end - at) // 16 + 1), WIDTH), np.int64)
+        # A level takes 10 bytes at least; the best bid and ask are written before their line is known to be a usual one.
+        px, sz = np.empty((end - at) // 10 + 4, np.int64), np.empty((end - at) // 10 + 4, np.int64)
         names, name_to, grid = self._tables()
         unknown: list[str] = []
-        out: list[Rows] = []
-        at = n = m = done = 0  # byte, messages, numbers; messages whose rows are out
+        n = m = 0  # messages and numbers whose rows are not out
         while True:
             why, at, self._line, n, m = scan(
-                buf, at, self._line, MARKETS.index(self.market), names, name_to, grid, self._unit, _FIRST_NS // self._unit,
-                _LAST_NS // self._unit, self._day_end, told, n, px, sz, m,
+                buf, at, self._line, MARKETS.index(self.market), names, name_to, grid, self._unit, FIRST_NS // self._unit,
+                LAST_NS // self._unit, self._day_end, told, n, px, sz, m,
             )  # fmt: skip
             if n:
                 self._recv, self._current = int(told[n - 1, RECV]), int(told[n - 1, SYMBOL])
-            if why == DAY and not self._is_damaged(data[at : data.index(b"\n", at)]):
-                out += self._rows(told[done:n], px, sz, data, unknown) + self._end_parts()
-                done = n
-                self._day_end = (int(data[at : data.index(b" ", at)]) * self._unit // DAY_NS + 1) * DAY_NS
-            elif why == WHOLE:
-                return out + self._rows(told[done:n], px, sz, data, unknown)
-            else:
-                to = data.index(b"\n", at)
-                before = len(self._known)
-                added, m = self._add(self._slowly(data[at:to]), told[n], at, to, px, sz, m, unknown)
-                n += added
-                if len(self._known) > before:
+            if why == OTHER or (why == DAY and self._is_damaged(_line_at(data, at))):
+                line, known = _line_at(data, at), len(self._known)
+                if self._add(self._slowly(line), told[n], at, px, sz, m, unknown):
+                    told[n, TO] = at + len(line)
+                    m = int(told[n, END])
+                    n += 1
+                if len(self._known) > known:
                     names, name_to, grid = self._tables()
-                at = to + 1
+                at += len(line) + 1
                 self._line += 1
+                continue
+            out += self._rows(told[:n], px, sz, data, unknown)
+            if why == WHOLE:
+                return out
+            n = m = 0
+            if why == DAY:
+                out += self._end_parts()
+                self._day_end = (int(data[at : data.index(b" ", at)]) * self._unit // DAY_NS + 1) * DAY_NS
 
     def _is_damaged(self, line: bytes) -> bool:
-        """Whether the line that would begin a day cannot be read: a wrong digit in its time would send all that follow into another year."""
+        """Whether the line that would begin a day cannot be read: a wrong digit in its time would send all that follow to a wrong day."""
         return self._slowly(line).kind == DAMAGED
 
     def _find_unit(self, data: bytes) -> int:
         """Nanoseconds in a unit of the receive time, from the first line's digits."""
-        line = data[: data.index(b"\n")]
-        digits, _, rest = line.partition(b" ")
-        unit = UNITS.get(len(digits), 0) if digits.isdigit() else 0
-        if not unit or not _FIRST_NS <= int(digits) * unit < _LAST_NS or not rest.startswith(b"{"):
-            raise FeedError(
-                f"{self.name}: the first line is none of a capture: {line[:60].decode('utf-8', 'replace')!r}.",
-                hint="Expected `<receive time> <JSON>` a line, the time in ns (19 digits) or µs (16 digits), as hftbacktest records.",
-            )
-        self._recv = int(digits) * unit
+        try:
+            unit, self._recv = first_time(_line_at(data, 0))
+        except Damaged as error:
+            raise FeedError(f"{self.name} is no capture: {error}.", hint=EXPECTED) from error
         return unit
 
     def _tables(self) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
@@ -196,7 +202,7 @@ class BinanceStream:
                 f"a message that {error} sends; the stream was said to be {self.market}",
                 "Name the market (spot, usdm, coinm) that was recorded: by market=, or by the file's name (spot_, usdm_, cm_).",
             ) from error
-        return said if _FIRST_NS <= said.recv * self._unit < _LAST_NS else Message(DAMAGED, 0)
+        return said if FIRST_NS <= said.recv * self._unit < LAST_NS else Message(DAMAGED, 0)
 
     def _place(self, said: Message) -> int:
         """Number of the symbol that a message is of; -1 where none is known yet and none is needed."""
@@ -205,7 +211,7 @@ class BinanceStream:
             if len(self._symbols) > 1:
                 raise self._error(
                     f"a snapshot that does not say whose it is, after messages of {', '.join(self._symbols)}",
-                    "Record one symbol a file, as hftbacktest does; or put `\"symbol\": ...` into the snapshot's body.",
+                    'Record one symbol a file, as hftbacktest does; or put `"symbol": ...` into the snapshot\'s body.',
                 )
             symbol = next(iter(self._symbols), self.symbol)
         elif not symbol:
@@ -234,38 +240,32 @@ class BinanceStream:
         self._known.append(Symbol(grid, grid.instrument(self.levels, self.fee_bps), sync))
         return self._symbols[symbol]
 
-    def _add(
-        self, said: Message, out: NDArray[np.int64], at: int, to: int, px: NDArray, sz: NDArray, m: int, unknown: list[str]
-    ) -> tuple[bool, int]:
-        """Write a message as scan writes one: its columns to `out`, its numbers to px and sz from m on. Returns (whether, m)."""
+    def _add(self, said: Message, out: NDArray[np.int64], at: int, px: NDArray, sz: NDArray, m: int, unknown: list[str]) -> bool:
+        """Write a message as scan writes one, its columns but TO to `out`, its numbers to px and sz from m on; False: no place."""
         place = self._place(said)
         if place < 0:
             self._unclaimed[said.stream] += 1
-            return False, m
+            return False
         grid = self._known[place].grid
-        first, finer = m, 0
+        middle, end, finer = m, m, 0
         if said.kind not in (DAMAGED, UNKNOWN, NOT_A_TRADE):
-            price = to_units if said.kind == TRADE else to_ticks
             try:
-                for text, size in (*said.bids, *said.asks):
-                    px[m] = price(text, grid)
-                    sz[m], more = to_lots(size, grid)
-                    finer += more
-                    m += 1
+                middle, end, finer = read_numbers(said, grid, px, sz, m)
+            except Damaged:
+                said = Message(DAMAGED, 0)
             except OffGrid as error:
                 tick = grid.tick_units / 10**grid.price_places
                 raise self._error(
                     f"{error} of {grid.symbol} is no whole number of ticks of {tick:g}, or too great",
                     "Pass instruments=FILE, the exchangeInfo of the time of the recording.",
                 ) from error
-        side = said.side
         if said.kind == UNKNOWN:
-            side = len(unknown)
+            said.side = len(unknown)
             unknown.append(said.stream)
         recv = self._recv if said.kind == DAMAGED else said.recv * self._unit
         out[[KIND, RECV, EVENT, SYMBOL, AFTER, UNTIL]] = said.kind, recv, said.event, place, said.after, said.until
-        out[[FIRST, MIDDLE, END, SIDE, FINER, LINE, AT, TO]] = first, first + len(said.bids), m, side, finer, self._line, at, to
-        return True, m
+        out[[FIRST, MIDDLE, END, SIDE, FINER, LINE, AT]] = m, middle, end, said.side, finer, self._line, at
+        return True
 
     def _rows(self, told: NDArray[np.int64], px: NDArray, sz: NDArray, data: bytes, unknown: list[str]) -> list[Rows]:
         """Rows of messages of one day, by symbol."""
@@ -298,3 +298,8 @@ class BinanceStream:
 
     def _error(self, what: str, hint: str) -> FeedError:
         return FeedError(f"{self.name}, line {self._line + 1:,}: {what}.", hint=hint)
+
+
+def _line_at(data: bytes, at: int) -> bytes:
+    """The line that begins at a byte, without its line feed."""
+    return data[at : data.index(b"\n", at)]

@@ -1,7 +1,7 @@
 """One symbol's book out of changes that may begin in the middle, break, and be mended by a snapshot.
 
-Every change says after which update it begins and with which it ends: `after` is `pu` on the futures markets and `U - 1` on spot, `until` is
-`u`. The rules are Binance's ("How to manage a local order book correctly"), which come to two:
+Every change says after which update it begins and with which it ends: `after` is `pu` on the futures markets and `U - 1` on spot,
+`until` is `u`. The rules are Binance's ("How to manage a local order book correctly"), which come to two:
 - a change follows a book that holds everything until `last`, if after == last;
 - a change follows a snapshot of everything until `lastUpdateId`, if after <= lastUpdateId < until; one with until <= lastUpdateId is in the
   snapshot already. For spot that is U <= lastUpdateId + 1 <= u. For futures Binance asks for U <= lastUpdateId <= u, but their ids are
@@ -12,7 +12,6 @@ The snapshot comes after the first changes, so those are kept until it is there.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -30,16 +29,6 @@ KEPT = 16_384
 """Changes that are kept for a snapshot; minutes of the busiest stream recorded, and a snapshot takes a second."""
 
 
-class Change(NamedTuple):
-    """A change kept for a snapshot: ticks and lots of `bids` bids, then of asks."""
-
-    after: int
-    until: int
-    bids: int
-    ticks: NDArray[np.int64]
-    lots: NDArray[np.int64]
-
-
 class Told(NamedTuple):
     """m messages as columns: int64[m] each, `snapshot` bool[m]; message i says ticks and lots of bids [first:middle], asks [middle:end]."""
 
@@ -49,6 +38,17 @@ class Told(NamedTuple):
     first: NDArray[np.int64]
     middle: NDArray[np.int64]
     end: NDArray[np.int64]
+
+
+class Kept(NamedTuple):
+    """Changes that follow one another, kept for a snapshot: int64[k] each, and the numbers that they say."""
+
+    after: NDArray[np.int64]
+    until: NDArray[np.int64]
+    bids: NDArray[np.int64]
+    asks: NDArray[np.int64]
+    ticks: NDArray[np.int64]
+    lots: NDArray[np.int64]
 
 
 class Followed(NamedTuple):
@@ -78,7 +78,7 @@ class Sync:
     proven  a change has followed it here; a stored book is not proven until then
     lost    that it is not whole has been said
     away    nothing was recorded for a while before a stored book is to go on: that it does is said too
-    kept    changes since it was lost, each following the one before
+    kept    changes since it was lost, as they came, each following the one before; n_kept of them
     """
 
     book: L2Book | None = None
@@ -87,10 +87,11 @@ class Sync:
     proven: bool = False
     lost: bool = False
     away: bool = False
-    kept: deque[Change] = field(default_factory=lambda: deque(maxlen=KEPT))
+    kept: list[Kept] = field(default_factory=list)
+    n_kept: int = 0
 
     def copy(self) -> Sync:
-        return replace(self, book=self.book.copy() if self.book else None, kept=deque(self.kept, KEPT))
+        return replace(self, book=self.book.copy() if self.book else None, kept=list(self.kept))
 
 
 def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.int64], levels: int) -> Followed:
@@ -119,9 +120,9 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
             if not sync.lost:
                 halts.append((i, True))
                 sync.lost = True
-            fate[i] = NO_SNAPSHOT
-            _keep(sync, told, i, ticks, lots)
-            i += 1
+            fate[i : snapshots[0]] = NO_SNAPSHOT
+            _keep(sync, told, i, snapshots[0], ticks, lots)
+            i = snapshots[0]
             continue
         if sync.loose:
             if told.until[i] <= sync.last:
@@ -153,39 +154,58 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
     return Followed(fate, px[:, :, :rows], sz[:, :, :rows], *said, gaps)
 
 
-def _keep(sync: Sync, told: Told, i: int, ticks: NDArray[np.int64], lots: NDArray[np.int64]) -> None:
-    """Keep a change for the snapshot to come. What lies before a break is of no use: a snapshot must hold it, or stops before it."""
-    if sync.kept and sync.kept[-1].until != told.after[i]:
-        sync.kept.clear()
-    first, middle, end = int(told.first[i]), int(told.middle[i]), int(told.end[i])
-    sync.kept.append(
-        Change(int(told.after[i]), int(told.until[i]), middle - first, ticks[first:end].copy(), lots[first:end].copy())
-    )
+def _keep(sync: Sync, told: Told, start: int, stop: int, ticks: NDArray[np.int64], lots: NDArray[np.int64]) -> None:
+    """Keep changes for the snapshot to come: the last KEPT or more, back to the last break.
+
+    A snapshot that held what lies before the break would not hold what was lost in it: the changes behind it could not follow.
+    """
+    breaks = np.flatnonzero(told.after[start + 1 : stop] != told.until[start : stop - 1])
+    if len(breaks) or (sync.kept and sync.kept[-1].until[-1] != told.after[start]):
+        sync.kept, sync.n_kept = [], 0
+        start += int(breaks[-1]) + 1 if len(breaks) else 0
+    start = max(start, stop - KEPT)
+    part = slice(start, stop)
+    bids, asks = told.middle[part] - told.first[part], told.end[part] - told.middle[part]
+    # Numbers of other messages (quotes, trades) lie between those of changes.
+    mine = np.repeat(told.first[part] - np.cumsum(bids + asks) + bids + asks, bids + asks) + np.arange(int((bids + asks).sum()))
+    sync.kept.append(Kept(told.after[part].copy(), told.until[part].copy(), bids, asks, ticks[mine], lots[mine]))
+    sync.n_kept += stop - start
+    while sync.n_kept - len(sync.kept[0].until) >= KEPT:
+        sync.n_kept -= len(sync.kept.pop(0).until)
 
 
 def _begin(
-    sync: Sync, told: Told, i: int, ticks: NDArray[np.int64], lots: NDArray[np.int64], px: NDArray[np.int32], sz: NDArray[np.int64], row: int
+    sync: Sync,
+    told: Told,
+    i: int,
+    ticks: NDArray[np.int64],
+    lots: NDArray[np.int64],
+    px: NDArray[np.int32],
+    sz: NDArray[np.int64],
+    row: int,
 ) -> bool:
     """Begin a book with snapshot i and the kept changes that follow it, and write its row; False where they do not follow."""
-    holds = int(told.until[i])
-    changes = [c for c in sync.kept if c.until > holds]
-    if changes and changes[0].after > holds:
+    holds = told.until[i : i + 1]
+    begin, middle, end = (int(column[i]) for column in (told.first, told.middle, told.end))
+    whole = Kept(holds, holds, np.array([middle - begin]), np.array([end - middle]), ticks[begin:end], lots[begin:end])
+    after, until, bids, asks, ticks, lots = (np.concatenate(columns) for columns in zip(whole, *sync.kept, strict=True))
+    # What the snapshot holds already leaves the run; what it says, and what follows it, stays.
+    stop = np.cumsum(bids + asks)
+    stays = until > holds[0]
+    follow_on = np.flatnonzero(stays)
+    if len(follow_on) and after[follow_on[0]] > holds[0]:
         return False
-    part = slice(int(told.first[i]), int(told.end[i]))
-    run = [Change(holds, holds, int(told.middle[i] - told.first[i]), ticks[part], lots[part]), *changes]
-    sizes = np.array([len(c.ticks) for c in run], np.int64)
-    end = np.cumsum(sizes)
-    until = np.array([c.until for c in run], np.int64)
-    book = L2Book.empty(max(4096, 2 * int(end[-1])))
-    after = np.r_[holds, until[:-1]]
-    levels = px.shape[1]
-    tops = np.empty((2, levels, len(run)), np.int32), np.empty((2, levels, len(run)), np.int64)
+    stays[0] = True
+    after[follow_on[:1]] = holds[0]
+    run = np.flatnonzero(stays)
+    book = L2Book.empty(2 * int((bids + asks)[run].sum()) + 64)
+    tops = np.empty((2, px.shape[1], len(run)), np.int32), np.empty((2, px.shape[1], len(run)), np.int64)
+    first = (stop - bids - asks)[run]
     fold(
-        book.key, book.size, book.used, holds, after, until, end - sizes, end - sizes + np.array([c.bids for c in run], np.int64), end,
-        np.concatenate([c.ticks for c in run]), np.concatenate([c.lots for c in run]), 0, len(run), 0, *tops,
+        book.key, book.size, book.used, int(holds[0]), after[run], until[run], first, first + bids[run], stop[run], ticks, lots,
+        0, len(run), 0, *tops,
     )  # fmt: skip
     px[:, :, row], sz[:, :, row] = tops[0][:, :, -1], tops[1][:, :, -1]
-    sync.book, sync.last, sync.loose = book, int(until[-1]), not changes
-    sync.proven, sync.lost, sync.away = True, False, False
-    sync.kept.clear()
+    sync.book, sync.last, sync.loose = book, int(until[run[-1]]), len(run) == 1
+    sync.proven, sync.lost, sync.away, sync.kept, sync.n_kept = True, False, False, [], 0
     return True
