@@ -23,7 +23,7 @@ PREFIX = "{cift}:online:"
 TIMEOUT_S = 1.0
 """How long connecting, and one answer, may take."""
 RETRIES = 1
-"""Tries after the first, in place of the driver's ten: the first command after a server's restart meets a connection that is dead.
+"""Tries after the first, in place of the driver's ten: enough for a connection that was cut under a command.
 
 A write may be repeated, since an equal row replaces an equal one. Whoever writes live rows has newer ones soon, and tries again with those.
 """

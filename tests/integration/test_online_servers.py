@@ -6,6 +6,8 @@ import ipaddress
 import multiprocessing
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +27,10 @@ from cift_models.stores.redis_online import PREFIX, RedisOnline
 from scripts.local_servers import free_ports
 from serving.mirror import Mirror
 from tests import servers
+from tests.processes import ROOT, environment
 from tests.proxy import Proxy, proxy
+from tests.releases import second_session
+from tests.service import serving
 
 pytestmark = pytest.mark.slow
 
@@ -150,7 +155,7 @@ def test_a_killed_server_loses_no_accepted_row_and_takes_the_next_ones(kind: str
 
 
 def test_after_a_restart_the_first_write_already_arrives(kind: str, tmp_path: Path) -> None:
-    """The connection of before is dead; the one retry of the driver opens another, and the script is not missed."""
+    """The connections of before are dead, and the server has forgotten the script."""
     with getattr(servers, kind)(tmp_path) as server, store_of(server.url) as store:
         assert store.put("AAA", b"one", 1, NOW)
         server.kill()
@@ -179,6 +184,33 @@ def test_the_mirror_outlives_its_server_and_has_the_newest_row_there_again(kind:
         rows = store.get_many(SYMBOLS)
         assert [orjson.loads(r.payload) for r in rows if r] == [{"as_of": NOW + 299, "mean_bps": 299 / 7}] * 3
         assert mirror.failed > 0 and mirror.written > 300 and mirror.refused == 0 and slowest < 0.5
+
+
+def test_the_service_says_the_same_while_its_server_dies_and_mirrors_the_last_instant(
+    served_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with servers.redis(tmp_path) as server, store_of(server.url) as store:
+        monkeypatch.setattr("tests.service.environment", lambda home: environment(home, CIFT_REDIS_URL=server.url))
+        with serving(served_home) as service:
+            day = str(second_session()[0].day)
+            command = [sys.executable, "-m", "serving.replay", "stored", *SYMBOLS, day, "--to", service.ticks, "--json"]
+            with open(tmp_path / "replay.log", "w") as log:
+                replay = subprocess.Popen(command, cwd=ROOT, env=environment(served_home), stdout=subprocess.PIPE, stderr=log)
+            until = time.monotonic() + 60
+            while store.get("AAA") is None and replay.poll() is None and time.monotonic() < until:
+                time.sleep(0.002)
+            first = store.get("AAA")
+            server.kill()
+            time.sleep(0.2)
+            server.start()
+            assert first is not None and orjson.loads(first.payload)["symbol"] == "AAA" and first.sequence == 1
+            said = orjson.loads(replay.communicate(timeout=120)[0])
+            assert said["equal"] is True and said["missing"] == 0 and said["instants"] == 1200
+            live = {symbol: service.get(f"/prediction/{symbol}").json() for symbol in SYMBOLS}
+            while (rows := store.get_many(SYMBOLS)).count(None) or rows[0].time < live["AAA"]["as_of"]:
+                assert time.monotonic() < until + 60
+                time.sleep(0.02)
+            assert [orjson.loads(row.payload) for row in rows] == list(live.values()) and rows[0].time > first.time
 
 
 # Round trips and networks
