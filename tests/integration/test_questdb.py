@@ -23,7 +23,7 @@ from cift_models.schema import INSTRUMENTS, TRADES, Table
 from cift_models.stores import questdb
 from cift_models.stores.questdb import QuestDBPartitions, QuestDBTicks
 from cift_models.stores.questdb_rows import EXACT, LAST, version_of
-from cift_models.stores.questdb_send import until_visible
+from cift_models.stores.questdb_send import Courier, until_visible
 from cift_models.stores.questdb_tables import TICK_TABLES
 from cift_models.stores.ticks import Key, ParquetTicks
 from tests.lobster_slice import lobster_zip, slice_lobster
@@ -314,6 +314,36 @@ def test_a_table_that_is_made_anew_under_an_open_connection_loses_nothing(place:
         assert partitions.manifest(key)[0] == ref and got(partitions, key).equals(frame)
         again = partitions.quarantined(*partitions.manifest(key))
         assert again is not None and again.equals(kept)
+
+
+def test_what_is_stored_otherwise_than_it_was_sent_is_sent_again(partitions: QuestDBPartitions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does whose disk was full: every number of rows is right, and a page of one column is zeros."""
+    true, sent = Courier.frame, []
+    rng = np.random.default_rng(0)
+    book = random_rows(TICK_TABLES["book"].with_levels(2), 30, rng)
+    for column in ("ts_event", "price", "hidden", "bid_sz", "json"):
+
+        def wrong(self: Courier, table: str, rows: Any, *how: Any, column: str = column) -> None:
+            if column in rows and len(sent) == 0:
+                rows = rows.copy()
+                zero = {"bid_sz": np.zeros(2), "json": "{}", "hidden": True}.get(column, 0)
+                rows[column] = [zero if i < 5 else cell for i, cell in enumerate(rows[column])]
+                rows = rows.astype({"ts_event": "datetime64[ns]"} if "ts_event" in rows else {})
+            sent.append(table)
+            true(self, table, rows, *how)
+
+        sent.clear()
+        monkeypatch.setattr(Courier, "frame", wrong)
+        frame, name = (book, "book") if column == "bid_sz" else (some_trades(40 if column != "json" else 0), "trades")
+        table = TICK_TABLES["book"].with_levels(2) if name == "book" else TRADES
+        kept = some_trades(6).with_columns(reason=pl.lit("crossed")) if column == "json" else None
+        key = Key(name, f"S-{column}", 20231114)
+        ref = partitions.write(key, frame, kept, facts_of(table, frame))
+        assert len(sent) == 2, column
+        found, facts = partitions.manifest(key)
+        again = partitions.quarantined(found, facts)
+        assert found == ref and partitions.rows(found, facts).equals(frame), column
+        assert (again is None) == (kept is None) and (again is None or again.equals(kept))
 
 
 def test_a_table_that_is_otherwise_is_refused_and_not_altered(place: OnQuestDB) -> None:

@@ -113,6 +113,18 @@ def test_arrays_of_another_length_are_damage() -> None:
         layout.incoming(empty, 0, 3, "lake/x")
 
 
+def test_sums_are_asked_for_only_where_they_are_exact() -> None:
+    layout = layout_of(BOOK, book(3))
+    sums = layout.sums(book(3))
+    assert sums['sum("ts_event"::long)'] == 0 + 1 + 2 and sums['sum("sequence")'] == 2 + 3 + 4
+    assert sums['sum(array_sum("bid_px"))'] == (3 + 4 + 5) + (7 + 8 + 9) and sums['sum(array_sum("ask_sz"))'] == (6 + 7 + 8) + (
+        10 + 11 + 12
+    )
+    large = book(3).with_columns(bid_sz_00=pl.lit(2**52), sequence=pl.lit(2**62))
+    assert layout.sums(large)['sum(array_sum("bid_sz"))'] is None and layout.sums(large)['sum("sequence")'] == 3 * 2**62 - 2**64
+    assert Layout(TRADES, 0).sums(trades(4))['sum("hidden"::long)'] == 2
+
+
 def test_quarantined_rows_survive_as_json() -> None:
     frame = trades().with_columns(ts_recv=pl.Series([-(2**63), 2**63 - 1, 0, -1]), reason=pl.Series(["off_session", 'q"\\\nü', "", "x"]))
     assert frame_of_lines(lines_of(frame), frame.schema).equals(frame)
