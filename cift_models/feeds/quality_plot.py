@@ -61,7 +61,7 @@ def draw(report: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
 
     timeline = report["timeline"]
-    edges = _local_s(report, timeline["start"] + np.arange(len(timeline["open_s"]) + 1, dtype=np.int64) * timeline["bin_s"] * SECOND)
+    edges = _local_s(report, timeline["start"] + np.arange(len(timeline["recorded_s"]) + 1, dtype=np.int64) * timeline["bin_s"] * SECOND)
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         heights = [2.4, 2.0 if timeline["spread_ticks"] else 0.4, 2.0 if timeline["delay_ms"] else 0.4]
         figure = Figure(figsize=(WIDTH, TOP + sum(heights) + BETWEEN * (len(heights) - 1) + BOTTOM))
@@ -96,10 +96,10 @@ def _panels(figure: Figure, heights: Sequence[float]) -> list[Axes]:
 
 
 def _rows(axes: Axes, edges: NDArray[np.float64], timeline: Mapping[str, Any]) -> None:
-    """A bin that was open for less than half gives no rate."""
-    open_s = np.array(timeline["open_s"])
+    """A bin of which less than half is recorded gives no rate."""
+    recorded_s = np.array(timeline["recorded_s"])
     for name, counts in timeline["rows"].items():
-        rate = np.where(open_s * 2 >= timeline["bin_s"], np.array(counts) * 60 / np.maximum(open_s, 1e-9), np.nan)
+        rate = np.where(recorded_s * 2 >= timeline["bin_s"], np.array(counts) * 60 / np.maximum(recorded_s, 1e-9), np.nan)
         axes.stairs(rate, edges, color=ROWS[name], label=name, baseline=None)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("rows a minute" + ("" if timeline["bin_s"] == 60 else f", over {timeline['bin_s']} s"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cift_models.errors import SchemaMismatch
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.feeds.quality_summary import MS, QUOTED, clock_facts, is_message, notes
-from cift_models.feeds.quality_time import Bins, Gap, OpenTime, Stretches, gap_facts, holes, joined, seconds, silences, stops
+from cift_models.feeds.quality_time import Bins, Gap, OpenTime, gap_facts, holes, joined, seconds, silences, stops
 from cift_models.instruments import CALENDARS, Instrument, Session
 from cift_models.refs import PartitionRef
 
@@ -35,15 +35,17 @@ def report(symbol: str, day: int, stored: Iterable[StoredTable]) -> dict[str, An
 
     stored  the day's partitions, at least one; each is looked at once and let go: of a row at most 32 bytes are kept
 
-    hours       zone, open, close, the stretches that were recorded and how much of them was open (`open_s`: less gaps and halts)
+    hours       zone, open, close, the stretches that were recorded, how long they are, and how much of them is left less gaps and halts
     tables      by name: rows, parts, quarantined by reason; out_of_order (share of all rows), late (share of kept rows whose exchange time
                 lies before an earlier row's), ties (share that have their exchange time in common with another), first, last, per_minute
+                (of recorded time)
     quarantine  table, reason, rows, and the first and last exchange time of them
     gaps        kinds (`feed`: messages are missing; `hole`: no file covers it; `halt`), seconds together, the longest ones
     silences    stretches without a row of any table that no gap explains: how many of more than `over_s`, the longest ones
     spread      of book and quotes, in ticks and bps: median, p95 and max over rows that have both sides, mean over the time they stood
     clock       ts_recv - ts_event in ms, by table and together; `behind` is the share below zero. None for a feed with one time only
-    timeline    bins of `bin_s`: open_s, rows, spread_ticks (mean over time, p05, p95), delay_ms (p01, median, p99); what the picture shows
+    timeline    bins of `bin_s`, what the picture shows: recorded_s, rows, spread_ticks (mean over time, p05, p95), delay_ms (p01, median,
+                p99)
     notes       the same in sentences
 
     Raises SchemaMismatch where two parts count in different units. O(rows log rows), about .2 s for 120,000 messages.
@@ -67,8 +69,12 @@ def report(symbol: str, day: int, stored: Iterable[StoredTable]) -> dict[str, An
     assert first is not None, "a day without partitions"
     recorded = joined(stretches)
     gaps = sorted([*gaps, *holes(recorded)], key=lambda g: (g.start, g.end, g.kind))
-    clock = OpenTime(gaps)
-    minutes = Bins(recorded, clock, 60)
+    clocks = {
+        # A feed of changes whose book is not known whole still gives quotes, which stand alone.
+        "book": OpenTime(gaps, recorded),
+        "quotes": OpenTime([gap for gap in gaps if gap.kind != "feed"], recorded),
+    }
+    minutes = Bins(recorded, 60)
     for table in tables.values():
         table.close()
     messages = {name: table for name, table in tables.items() if is_message(name)}
@@ -81,17 +87,18 @@ def report(symbol: str, day: int, stored: Iterable[StoredTable]) -> dict[str, An
             "open": recorded[0][0],
             "close": recorded[-1][1],
             "stretches": [list(stretch) for stretch in recorded],
-            "open_s": seconds(int(minutes.open_ns.sum())),
+            "recorded_s": seconds(int(minutes.recorded_ns.sum())),
+            "open_s": seconds(clocks["book"].total()),
         },
         "rows": sum(table.rows for table in tables.values()),
         "tables": {name: table.facts(minutes) for name, table in sorted(tables.items())},
         "quarantine": [row for _, table in sorted(tables.items()) for row in table.quarantine()],
         "gaps": gap_facts(gaps),
-        "silences": silences([table.at for table in messages.values()], recorded, clock),
-        "spread": {name: tables[name].spread(first, clock, recorded) for name in QUOTED if name in tables},
+        "silences": silences([table.at for table in messages.values()], recorded, clocks["book"]),
+        "spread": {name: tables[name].spread(first, clocks[name]) for name in QUOTED if name in tables},
         "trades": tables["trades"].volumes(first) if "trades" in tables else None,
         "clock": _clock(messages),
-        "timeline": _timeline(messages, Bins(recorded, clock)),
+        "timeline": _timeline(messages, Bins(recorded), clocks),
         "sources": [sources[part] for part in sorted(sources)],
         "partitions": sorted(partitions, key=lambda p: p["key"]),
     }
@@ -163,36 +170,33 @@ class _Table:
 
     def close(self) -> None:
         """Join what the parts left, in the order of time."""
-        self.pieces.sort(key=lambda piece: int(piece["at"][0]))
         for when, columns in (("at", ("bid", "ask")), ("delay_at", ("delay",))):
             found = {c: [piece[c] for piece in self.pieces if c in piece] for c in (when, *columns)}
             whole = {c: np.concatenate(parts) for c, parts in found.items() if parts}
             times = whole.get(when, self.at)
-            # Parts of which one begins before the other ends are no day, but their report is the way to find that out.
             order = np.argsort(times, kind="stable") if bool((times[1:] < times[:-1]).any()) else slice(None)
             for column, values in whole.items():
                 setattr(self, column, values[order])
         self.pieces = []
 
     def facts(self, minutes: Bins) -> dict[str, Any]:
-        total = self.rows + self.counts.total()
-        rate, enough = minutes.rates(self.at)
-        open_min = float(minutes.open_ns.sum()) / 60e9
-        return {
+        facts = {
             "rows": self.rows,
             "parts": self.parts,
             "quarantined": dict(sorted(self.counts.items())),
-            "out_of_order": _share(self.counts["out_of_order"], total),
+            "out_of_order": _share(self.counts["out_of_order"], self.rows + self.counts.total()),
             "late": _share(self.late, self.rows),
             "ties": _share(self.ties, self.rows),
             "first": int(self.at[0]) if self.rows else None,
             "last": int(self.at[-1]) if self.rows else None,
-            "per_minute": {
-                "mean": _share(self.rows, open_min),
-                "median": _rounded(np.median(rate[enough])) if enough.any() else None,
-                "max": _rounded(rate[enough].max()) if enough.any() else None,
-            },
+            "per_minute": None,
         }
+        if not is_message(self.name):
+            return facts | {"late": None, "ties": None}
+        rates = minutes.rates(self.at)
+        median, most = (_rounded(np.median(rates)), _rounded(rates.max())) if len(rates) else (None, None)
+        mean = _share(self.rows, float(minutes.recorded_ns.sum()) / 60e9)
+        return facts | {"per_minute": {"mean": mean, "median": median, "max": most}}
 
     def quarantine(self) -> list[dict[str, Any]]:
         out = []
@@ -208,8 +212,8 @@ class _Table:
         """The spread; of a row with one side only it means nothing."""
         return self.ask.astype(np.int64) - self.bid
 
-    def spread(self, instrument: Instrument, clock: OpenTime, recorded: Stretches) -> dict[str, Any]:
-        both, stood = self.two_sided(), clock.stood(self.at, recorded)
+    def spread(self, instrument: Instrument, clock: OpenTime) -> dict[str, Any]:
+        both, stood = self.two_sided(), clock.stood(self.at)
         ticks, middle = self.ticks()[both], (self.ask.astype(np.int64) + self.bid)[both] / 2
         return {
             "rows": int(both.sum()),
@@ -262,7 +266,7 @@ def _clock(messages: Mapping[str, _Table]) -> dict[str, Any] | None:
     return {"tables": by_table, "all": clock_facts(np.concatenate([t.delay for t in clocked]))}
 
 
-def _timeline(messages: Mapping[str, _Table], bins: Bins) -> dict[str, Any]:
+def _timeline(messages: Mapping[str, _Table], bins: Bins, clocks: Mapping[str, OpenTime]) -> dict[str, Any]:
     """What the picture shows, bin by bin; None where a bin has none of it."""
     quoted = next((messages[name] for name in QUOTED if name in messages and messages[name].rows), None)
     clocked = [table for table in messages.values() if len(table.delay)]
@@ -270,7 +274,8 @@ def _timeline(messages: Mapping[str, _Table], bins: Bins) -> dict[str, Any]:
     if quoted:
         both, ticks = quoted.two_sided(), quoted.ticks()
         low, high = bins.quantiles(quoted.at, ticks, both, (0.05, 0.95))
-        spread = {"table": quoted.name, "mean": _each(bins.means(quoted.at, ticks, both)), "p05": _each(low), "p95": _each(high)}
+        mean = bins.means(clocks[quoted.name], quoted.at, ticks, both)
+        spread = {"table": quoted.name, "mean": _each(mean), "p05": _each(low), "p95": _each(high)}
     if clocked:
         at, ns = (np.concatenate([getattr(table, c) for table in clocked]) for c in ("delay_at", "delay"))
         order = np.argsort(at, kind="stable")
@@ -279,7 +284,7 @@ def _timeline(messages: Mapping[str, _Table], bins: Bins) -> dict[str, Any]:
     return {
         "start": int(bins.edges[0]),
         "bin_s": bins.width_s,
-        "open_s": [seconds(ns) for ns in bins.open_ns.tolist()],
+        "recorded_s": [seconds(ns) for ns in bins.recorded_ns.tolist()],
         "rows": {name: np.diff(bins.cuts(messages[name].at)).tolist() for name in ("book", "quotes", "trades") if name in messages},
         "spread_ticks": spread,
         "delay_ms": delay,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cift_models.feeds.day import FeedDay
 from cift_models.feeds.quality import Checked
+from cift_models.feeds.quality_time import seconds, stops
 
 MS = 1_000_000
 """One millisecond in nanoseconds."""
@@ -21,7 +22,7 @@ class Summary(NamedTuple):
     """The quality of some rows in one line (`str`).
 
     quarantined  rows kept apart, by table and reason
-    gaps         stretches in which messages are missing; halts of the venue are not among them
+    gaps, gap_s  stretches in which messages are missing, and how long they are together; halts of the venue are not among them
     locked       rows of book and quotes with bid = ask, which are kept
     clock_ms     median of ts_recv - ts_event; None for a feed that has one time only
     behind       share of rows that were received before they were sent
@@ -32,6 +33,7 @@ class Summary(NamedTuple):
     rows: int
     quarantined: dict[str, dict[str, int]]
     gaps: int
+    gap_s: float
     halts: int
     locked: int
     clock_ms: float | None
@@ -40,7 +42,7 @@ class Summary(NamedTuple):
     def __str__(self) -> str:
         apart = sum(n for reasons in self.quarantined.values() for n in reasons.values())
         why = f"{apart:,} in quarantine ({in_words(self.quarantined)})" if apart else "none in quarantine"
-        parts = [f"{counted(self.rows, 'row')}, {why}", counted(self.gaps, "gap") if self.gaps else "no gap"]
+        parts = [f"{counted(self.rows, 'row')}, {why}", f"{counted(self.gaps, 'gap')} ({self.gap_s:,.1f} s)" if self.gaps else "no gap"]
         parts += [counted(self.halts, "halt")] * (self.halts > 0) + [f"{self.locked:,} locked"] * (self.locked > 0)
         return "; ".join([*parts, clock_in_words(self.clock_ms, self.behind)])
 
@@ -49,15 +51,17 @@ def summarise(day: FeedDay, checked: Mapping[str, Checked]) -> Summary:
     """What ingest says of one file's rows of one symbol and day, from what quality made of them. O(rows)."""
     rows = {name: one.rows for name, one in checked.items()}
     every = [delays(rows[name]["ts_event"].to_numpy(), rows[name]["ts_recv"].to_numpy()) for name in rows if is_message(name)]
-    clock = clock_facts(np.concatenate(every)) if every and day.source["receive_clock"] else None
-    status = rows.get("status")
+    clock = clock_facts(np.concatenate(every)) if every else None
+    stopped = stops(rows["status"], day.session.close) if "status" in rows else []
+    gaps = [gap for gap in stopped if gap.kind != "halt"]
     return Summary(
         day.instrument.symbol,
         day.session.day,
         sum(map(len, rows.values())),
         {name: dict(one.counts) for name, one in sorted(checked.items()) if one.counts},
-        0 if status is None else int((status["halted"] & status["gap"]).sum()),
-        0 if status is None else int((status["halted"] & ~status["gap"]).sum()),
+        len(gaps),
+        seconds(sum(gap.end - gap.start for gap in gaps)),
+        len(stopped) - len(gaps),
         sum(int((rows[name][bid] == rows[name][ask]).sum()) for name, (bid, ask) in QUOTED.items() if name in rows),
         clock["median_ms"] if clock else None,
         clock["behind"] if clock else None,
@@ -73,7 +77,8 @@ def summarise_report(report: Mapping[str, Any]) -> Summary:
         report["day"],
         report["rows"],
         {name: table["quarantined"] for name, table in report["tables"].items() if table["quarantined"]},
-        kinds.get("feed", 0) + kinds.get("hole", 0),
+        sum(n for kind, n in kinds.items() if kind != "halt"),
+        report["gaps"]["missing_s"],
         kinds.get("halt", 0),
         sum(one["locked"] for one in report["spread"].values()),
         clock["median_ms"] if clock else None,

@@ -40,42 +40,52 @@ class Gap(NamedTuple):
 
 
 class OpenTime:
-    """Time less the gaps in it: what lies between two instants and was recorded while the venue traded."""
+    """Time less the gaps in it: what lies between two instants and counts."""
 
-    def __init__(self, gaps: Sequence[Gap]) -> None:
-        closed = joined((g.start, g.end) for g in gaps if g.end > g.start)
+    def __init__(self, gaps: Iterable[Gap], recorded: Stretches) -> None:
+        closed = joined((g.start, g.end) for g in [*gaps, *holes(recorded)])
         self._start = np.array([a for a, _ in closed], np.int64)
         self._length = np.array([b - a for a, b in closed], np.int64)
         self._before = np.concatenate([[0], np.cumsum(self._length)])
+        self._recorded = recorded
 
     def at(self, t: NDArray[np.int64]) -> NDArray[np.int64]:
-        """ns of open time before each instant, from a common origin."""
+        """ns that count before each instant, from a common origin."""
         if not len(self._start):
             return t
         k = np.searchsorted(self._start, t, side="right") - 1
         inside = np.minimum(t - self._start[k], self._length[k])
         return t - np.where(k < 0, 0, self._before[k] + inside)
 
-    def stood(self, at: NDArray[np.int64], recorded: Stretches) -> NDArray[np.int64]:
-        """ns of open time for which each row was the last word: until the next one, or the end of its stretch."""
-        return np.maximum(self.at(ends_of(at, recorded)) - self.at(at), 0)
+    def ends(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Until when each row is the last word: the next row, or the end of its stretch."""
+        ends = np.array([end for _, end in self._recorded], np.int64)
+        own = ends[np.minimum(np.searchsorted(ends, at), len(ends) - 1)]
+        return np.minimum(np.append(at[1:], ends[-1])[: len(at)], own)
+
+    def stood(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        """ns that count for which each row was the last word."""
+        return np.maximum(self.at(self.ends(at)) - self.at(at), 0)
+
+    def total(self) -> int:
+        """ns that count, of the whole day."""
+        low, high = self.at(np.array([self._recorded[0][0], self._recorded[-1][1]], np.int64))
+        return int(high - low)
 
 
 class Bins:
     """Equal stretches of a day, from its open to its close; the last may be shorter.
 
-    edges    int64[n + 1], ns
-    open_ns  int64[n], how much of each was recorded while the venue traded
+    edges        int64[n + 1], ns
+    recorded_ns  int64[n], how much of each some file covers
     """
 
-    def __init__(self, recorded: Stretches, clock: OpenTime, width_s: int = 0) -> None:
+    def __init__(self, recorded: Stretches, width_s: int = 0) -> None:
         start, close = recorded[0][0], recorded[-1][1]
         self.width_s = width_s or next((w for w in BINS_S if (close - start) <= w * SECOND * MOST_BINS), BINS_S[-1])
         n = max(1, -(-(close - start) // (self.width_s * SECOND)))
         self.edges = np.minimum(start + np.arange(n + 1, dtype=np.int64) * self.width_s * SECOND, close)
-        self.open_ns = np.diff(clock.at(self.edges))
-        self._clock = clock
-        self._recorded = recorded
+        self.recorded_ns = np.diff(OpenTime([], recorded).at(self.edges))
 
     def cuts(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the rows of each bin begin, and behind them all; a row at the very close belongs to the last bin."""
@@ -83,22 +93,23 @@ class Bins:
         found[-1] = np.searchsorted(at, self.edges[-1], side="right")
         return found
 
-    def rates(self, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Rows a minute of open time, and which bins were open for at least half: a rate over less says little."""
-        return np.diff(self.cuts(at)) * (60.0 * SECOND) / np.maximum(self.open_ns, 1), self.open_ns * 2 >= self.width_s * SECOND
+    def rates(self, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Rows a minute in the bins of which at least half is recorded: less says little."""
+        enough = self.recorded_ns * 2 >= self.width_s * SECOND
+        return np.diff(self.cuts(at))[enough] * (60.0 * SECOND) / self.recorded_ns[enough]
 
-    def means(self, at: NDArray[np.int64], values: NDArray, use: NDArray[np.bool_]) -> list[float | None]:
-        """Mean over the open time of each bin of a value that stands until the next row; None where no used value stood."""
+    def means(self, clock: OpenTime, at: NDArray[np.int64], values: NDArray, use: NDArray[np.bool_]) -> list[float | None]:
+        """Mean in each bin, over the time that counts, of a value that stands until the next row; None where no used value stood."""
         if not len(at):
-            return [None] * len(self.open_ns)
-        stood = np.where(use, self._clock.stood(at, self._recorded), 0)
-        # The integral over open time is piecewise linear: its difference between two edges is the bin's. In float64: one stub quote of
+            return [None] * len(self.recorded_ns)
+        stood = np.where(use, clock.stood(at), 0)
+        # The integral over time is piecewise linear: its difference between two edges is the bin's. In float64: one stub quote of
         # 2e7 ticks that stands for an hour leaves int64.
         worth = np.where(use, values, 0).astype(np.float64)
         area, time = (np.concatenate([[0], np.cumsum(x)]) for x in (worth * stood, stood))
         k = np.searchsorted(at, self.edges, side="right") - 1
         here = np.maximum(k, 0)
-        inside = self._clock.at(np.minimum(self.edges, ends_of(at, self._recorded)[here])) - self._clock.at(at[here])
+        inside = clock.at(np.minimum(self.edges, clock.ends(at)[here])) - clock.at(at[here])
         inside = np.where((k >= 0) & use[here], np.maximum(inside, 0), 0)
         total, took = np.diff(area[here] + worth[here] * inside), np.diff(time[here] + inside)
         return [float(a / t) if t > 0 else None for a, t in zip(total, took, strict=True)]
@@ -115,15 +126,6 @@ class Bins:
             for line, value in zip(out, found, strict=True):
                 line.append(None if value is None else float(value))
         return out
-
-
-def ends_of(at: NDArray[np.int64], recorded: Stretches) -> NDArray[np.int64]:
-    """Until when each row is the last word: the next row, or the end of its stretch."""
-    if not len(at):
-        return at
-    ends = np.array([end for _, end in recorded], np.int64)
-    own = ends[np.minimum(np.searchsorted(ends, at), len(ends) - 1)]
-    return np.minimum(np.append(at[1:], ends[-1]), own)
 
 
 def joined(stretches: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -156,10 +158,12 @@ def stops(status: polars.DataFrame, close: int) -> list[Gap]:
 
 
 def gap_facts(gaps: Sequence[Gap]) -> dict[str, Any]:
-    """How many of each kind, how long together, and the longest of them in the order of time."""
+    """How many of each kind, how long together (without halts: `missing_s`), and the longest of them in the order of time."""
     longest = sorted(gaps, key=lambda g: (g.start - g.end, g.start))[:GAPS]
+    missing = joined((g.start, g.end) for g in gaps if g.kind != "halt")
     return {
         "kinds": dict(sorted(Counter(g.kind for g in gaps).items())),
+        "missing_s": seconds(sum(end - start for start, end in missing)),
         "seconds": seconds(sum(end - start for start, end in joined((g.start, g.end) for g in gaps))),
         "longest": [
             {"kind": g.kind, "from": g.start, "to": g.end, "seconds": seconds(g.end - g.start)}

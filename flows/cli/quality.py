@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,10 +52,10 @@ def quality(symbol: Symbol = None, day: Day = None, json: Json = False) -> None:
             _show(report)
             print(f"{'Picture':<12}{path.with_suffix('.svg')}\n{'Report':<12}{path}")
         return
-    _list(reports, json)
+    _list(reports, json, max(6, *(len(name) for name, _ in found)))
 
 
-def _list(reports: Any, json: bool) -> None:
+def _list(reports: Iterable[dict[str, Any]], json: bool, width: int) -> None:
     """One line a symbol and day, each as soon as it is known."""
     from cift_models.feeds.quality_summary import summarise_report
 
@@ -63,19 +64,19 @@ def _list(reports: Any, json: bool) -> None:
 
         _print_bytes(orjson.dumps([summarise_report(report)._asdict() for report in reports], option=orjson.OPT_INDENT_2) + b"\n")
         return
-    print(f"{'symbol':<16} {'day':<10} {'rows':>13} {'quarantined':>12} {'gaps':>5}  clock of receipt")
+    print(f"{'symbol':<{width}} {'day':<10} {'rows':>12} {'quarantined':>12} {'gaps':>5} {'missing':>10}  clock of receipt")
     for report in reports:
-        print(_line(summarise_report(report)), flush=True)
+        print(_line(summarise_report(report), width), flush=True)
 
 
-def _line(one: Summary) -> str:
+def _line(one: Summary, width: int) -> str:
     from cift_models.feeds.quality_summary import clock_in_words, in_words
     from flows.cli.stored import iso
 
     apart = sum(n for reasons in one.quarantined.values() for n in reasons.values())
-    why = f"  ({in_words(one.quarantined)})" if apart else ""
-    day = iso(one.day).isoformat()
-    return f"{one.symbol:<16} {day:<10} {one.rows:>13,} {apart:>12,} {one.gaps:>5,}  {clock_in_words(one.clock_ms, one.behind)}{why}"
+    missing = f"{one.gap_s:,.1f} s" if one.gaps else "-"
+    said = clock_in_words(one.clock_ms, one.behind) + (f"; in quarantine {in_words(one.quarantined)}" if apart else "")
+    return f"{one.symbol:<{width}} {iso(one.day).isoformat()} {one.rows:>12,} {apart:>12,} {one.gaps:>5,} {missing:>10}  {said}"
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -94,7 +95,7 @@ def _show(report: dict[str, Any]) -> None:
     print()
     print(f"{'Table':<12}{'rows':>12}{'quarantined':>13}{'a minute':>10}{'busiest':>10}{'ties':>8}{'late':>8}  {'first':<19}last")
     for name, one in report["tables"].items():
-        rate = "".join(f"{_number(one['per_minute'][what]):>10}" for what in ("mean", "max"))
+        rate = "".join(f"{_number((one['per_minute'] or {}).get(what)):>10}" for what in ("mean", "max"))
         shares = f"{_percent(one['ties']):>8}{_percent(one['late']):>8}"
         apart = sum(one["quarantined"].values())
         print(f"{name:<12}{one['rows']:>12,}{apart:>13,}{rate}{shares}  {at(one['first']):<19}{at(one['last'])}")
@@ -112,6 +113,9 @@ def _show(report: dict[str, Any]) -> None:
         or [f"none of more than {silent['over_s']:g} s; the longest lasts {silent['longest_s']:,.1f} s"],
     )
     for name, one in report["spread"].items():
+        if not one["rows"]:
+            _section("Spread", [f"{name}: no row with both sides"])
+            continue
         _section("Spread", [f"{name}, {unit}: {_statistics(one[unit])}" for unit in ("ticks", "bps")])
         odd = (("locked", "locked (kept)"), ("crossed", "crossed (in quarantine)"), ("one_sided", "with one side only"))
         print(f"{'':<12}{', '.join(f'{one[key]:,} {said}' for key, said in odd)}")
@@ -140,7 +144,9 @@ def _statistics(one: dict[str, float | None]) -> str:
 
 
 def _clock(name: str, one: dict[str, Any]) -> str:
-    without = f"; {one['without_exchange_time']:,} rows have no exchange time" if one["without_exchange_time"] else ""
+    from cift_models.feeds.quality_summary import counted
+
+    without = f"; {counted(one['without_exchange_time'], 'row')} without exchange time" if one["without_exchange_time"] else ""
     if not one["rows"]:
         return f"{name}: ts_recv only"
     figures = ", ".join(

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from cift_models.errors import EmptyRange, NotStored, SchemaMismatch, UnknownSymbol
 from cift_models.events import EMPTY_ASK, EMPTY_BID
+from cift_models.feeds.binance import read_binance
 from cift_models.feeds.day import FeedDay
 from cift_models.feeds.lean import read_lean
 from cift_models.feeds.lobster import read_lobster
@@ -83,8 +84,11 @@ gaps_of_time = st.lists(st.tuples(instants, instants).map(lambda t: Gap("feed", 
 @given(gaps_of_time, instants, instants)
 def test_open_time_is_time_less_the_gaps(gaps: list[Gap], a: int, b: int) -> None:
     a, b = min(a, b), max(a, b)
-    low, high = OpenTime(gaps).at(np.array([a, b], np.int64))
-    assert high - low == b - a - closed_ns(gaps, a, b)
+    recorded = [(0, 25), (40, 60)]
+    missing = [*gaps, Gap("hole", 25, 40)]
+    clock = OpenTime(gaps, recorded)
+    low, high = clock.at(np.array([a, b], np.int64))
+    assert high - low == b - a - closed_ns(missing, a, b) and clock.total() == 60 - closed_ns(missing, 0, 60)
 
 
 @settings(max_examples=150, deadline=None)
@@ -99,10 +103,10 @@ def test_a_value_stands_until_the_next_row(gaps: list[Gap], rows: list[tuple[int
     recorded = joined(stretches)
     rows = [row for row in rows if any(a <= row[0] <= b for a, b in recorded)]
     scaled = [(a * slow, b * slow) for a, b in recorded]
-    clock = OpenTime([Gap(g.kind, g.start * slow, g.end * slow) for g in gaps])
+    clock = OpenTime([Gap(g.kind, g.start * slow, g.end * slow) for g in gaps], scaled)
     when = np.array([t * slow for t, _, _ in rows], np.int64)
     values, use = np.array([v for _, v, _ in rows], np.int64), np.array([u for _, _, u in rows], bool)
-    bins = Bins(scaled, clock, 1)
+    bins = Bins(scaled, 1)
     stood: list[int] = [0] * len(rows)
     sums: dict[int, list[int]] = {}
     for t in range(recorded[0][0], recorded[-1][1]):
@@ -113,13 +117,12 @@ def test_a_value_stands_until_the_next_row(gaps: list[Gap], rows: list[tuple[int
         stood[last] += slow
         if rows[last][2]:
             sums.setdefault((t - recorded[0][0]) // 20, []).append(rows[last][1])
-    assert clock.stood(when, scaled).tolist() == stood
-    means = bins.means(when, values, use)
+    assert clock.stood(when).tolist() == stood
+    means = bins.means(clock, when, values, use)
     assert [m if m is None else pytest.approx(m) for m in means] == [
         sum(sums[k]) / len(sums[k]) if k in sums else None for k in range(len(means))
     ]
-    begin, end = recorded[0][0], recorded[-1][1]
-    assert int(bins.open_ns.sum()) == slow * (end - begin - closed_ns(gaps, begin, end))
+    assert int(bins.recorded_ns.sum()) == slow * sum(end - begin for begin, end in recorded)
 
 
 @settings(max_examples=100, deadline=None)
@@ -127,7 +130,7 @@ def test_a_value_stands_until_the_next_row(gaps: list[Gap], rows: list[tuple[int
 def test_every_row_lies_in_one_bin(times: list[int], close: int) -> None:
     """Bins are closed on the left; the last takes a row at the very close, for the session does."""
     times = [t for t in times if t <= close]
-    bins = Bins([(0, close * SECOND)], OpenTime([]), 7)
+    bins = Bins([(0, close * SECOND)], 7)
     counts = np.diff(bins.cuts(np.array(times, np.int64) * SECOND))
     last = -(-close // 7) - 1
     assert counts.tolist() == [sum(min(t // 7, last) == k for t in times) for k in range(last + 1)]
@@ -139,7 +142,7 @@ def test_every_row_lies_in_one_bin(times: list[int], close: int) -> None:
 
 def test_bins_are_a_minute_for_a_day_and_seconds_for_minutes() -> None:
     def width(seconds: int) -> int:
-        return Bins([(0, seconds * SECOND)], OpenTime([]), 0).width_s
+        return Bins([(0, seconds * SECOND)]).width_s
 
     assert [width(s) for s in (300, 400, 401, 2_000, 2_001, 6_000, 23_400, 86_400)] == [1, 1, 5, 5, 15, 15, 60, 60]
 
@@ -149,12 +152,13 @@ def test_stops_go_on_at_the_next_word_or_end_with_the_recording() -> None:
     status = frame([(t, t, i, halted, gap) for i, (t, halted, gap) in enumerate(rows)], STATUS.polars_schema())
     assert stops(status, 20) == [Gap("feed", 1, 4), Gap("halt", 5, 9), Gap("feed", 7, 9), Gap("feed", 11, 20)]
     facts = gap_facts([Gap("feed", 0, 3 * SECOND), Gap("halt", 2 * SECOND, 5 * SECOND)])
-    assert facts["kinds"] == {"feed": 1, "halt": 1} and facts["seconds"] == 5.0  # what both cover counts once
+    assert facts["kinds"] == {"feed": 1, "halt": 1} and (facts["seconds"], facts["missing_s"]) == (5.0, 3.0)  # what both cover counts once
 
 
 def test_silences_are_what_no_gap_explains() -> None:
+    whole = [(0, 400 * SECOND)]
     times = [np.array([10, 200, 300], np.int64) * SECOND, np.array([90, 310], np.int64) * SECOND]
-    facts = silences(times, [(0, 400 * SECOND)], OpenTime([Gap("halt", 95 * SECOND, 165 * SECOND)]))
+    facts = silences(times, whole, OpenTime([Gap("halt", 95 * SECOND, 165 * SECOND)], whole))
     # 10..90 is 80 s, 90..200 has 70 s of halt, 200..300 is 100 s, 310..400 ends with the session: 90 s.
     assert facts["count"] == 3 and facts["longest_s"] == 100.0
     assert [(s["from"] // SECOND, s["to"] // SECOND, s["seconds"]) for s in facts["longest"][:4]] == [
@@ -211,7 +215,7 @@ def test_a_day_by_hand() -> None:
     assert (facts["symbol"], facts["day"], facts["rows"]) == ("COIN", 20240808, 7 + 3 + 2 + 1 + 1)
     hours = facts["hours"]
     assert (hours["open"], hours["close"], hours["stretches"]) == (at(0), at(120), [[at(0), at(60)], [at(100), at(120)]])
-    assert hours["open_s"] == 75.0  # 80 s recorded, 5 s in the gap
+    assert (hours["recorded_s"], hours["open_s"]) == (80.0, 75.0)  # 5 s lie in the gap
     assert [(g["kind"], g["from"], g["to"], g["seconds"]) for g in facts["gaps"]["longest"]] == [
         ("feed", at(30), at(35), 5.0), ("hole", at(60), at(100), 40.0),
     ]  # fmt: skip
@@ -222,11 +226,10 @@ def test_a_day_by_hand() -> None:
     # By exchange time: 1.25, 11.25, 21.25, 41.25, then 50 is none of them; in the second part no two are the same.
     assert book["ties"] == 0.0 and book["late"] == 0.0
     assert facts["tables"]["trades"]["ties"] == pytest.approx(2 / 3, abs=1e-6)
-    assert book["per_minute"] == {
-        "mean": pytest.approx(7 / 75 * 60, abs=1e-6),
-        "median": pytest.approx(5 / 55 * 60, abs=1e-6),
-        "max": pytest.approx(5 / 55 * 60, abs=1e-6),
-    }
+    # Of the second minute 20 s are recorded: too little for a rate.
+    assert book["per_minute"] == {"mean": pytest.approx(7 / 80 * 60, abs=1e-6), "median": 5.0, "max": 5.0}
+    state = facts["tables"]["book_state"]
+    assert (state["rows"], state["per_minute"], state["ties"], state["late"]) == (1, None, None, None)
     assert [(q["table"], q["reason"], q["rows"], q["first"], q["last"]) for q in facts["quarantine"]] == [
         ("book", "crossed", 1, at(51.25), at(51.25)), ("book", "duplicate", 1, at(21.25), at(21.25)),
         ("book", "no_snapshot", 1, at(1.25), at(1.25)), ("trades", "non_positive", 1, at(15), at(15)),
@@ -253,8 +256,8 @@ def test_a_day_by_hand() -> None:
     assert clock["all"] == {"rows": 11, "min_ms": -1_250.0, "median_ms": -1_250.0, "p99_ms": -1_250.0, "max_ms": -1_250.0, "behind": 1.0}
 
     timeline = facts["timeline"]
-    assert (timeline["start"], timeline["bin_s"], len(timeline["open_s"])) == (at(0), 1, 120)
-    assert [i for i, s in enumerate(timeline["open_s"]) if s == 0.0] == [*range(30, 35), *range(60, 100)]
+    assert (timeline["start"], timeline["bin_s"], len(timeline["recorded_s"])) == (at(0), 1, 120)
+    assert [i for i, s in enumerate(timeline["recorded_s"]) if s == 0.0] == [*range(60, 100)]
     assert {i: n for i, n in enumerate(timeline["rows"]["book"]) if n} == {0: 1, 10: 1, 20: 1, 40: 1, 50: 1, 100: 1, 115: 1}
     assert set(timeline["rows"]) == {"book", "quotes", "trades"}
     mean = timeline["spread_ticks"]["mean"]
@@ -284,17 +287,18 @@ def test_the_line_of_an_ingest_and_of_a_day() -> None:
         12,
         {"book": {"crossed": 1, "duplicate": 1, "no_snapshot": 1}, "trades": {"non_positive": 1}},
         1,
+        5.0,
         0,
         1,
         -1_250.0,
         1.0,
     )
     assert str(line) == (
-        "12 rows, 4 in quarantine (book: 1 crossed, 1 duplicate, 1 no_snapshot; trades: 1 non_positive); 1 gap; 1 locked; "
+        "12 rows, 4 in quarantine (book: 1 crossed, 1 duplicate, 1 no_snapshot; trades: 1 non_positive); 1 gap (5.0 s); 1 locked; "
         "receive clock 1.25 s behind the exchange's"
     )
     whole = summarise_report(report_of(one, two))
-    assert whole == line._replace(rows=14, gaps=2)
+    assert whole == line._replace(rows=14, gaps=2, gap_s=45.0)
     halt = frame([(at(1), at(1), 0, True, False)], STATUS.polars_schema())
     quiet = FeedDay(COIN, one.session, {"status": halt}, {"feed": "test", "receive_clock": False})
     assert str(summarise(quiet, check_day(quiet))) == "1 row, none in quarantine; no gap; 1 halt; no receive clock"
@@ -330,6 +334,48 @@ def test_a_late_row_and_a_clock_that_is_sometimes_early() -> None:
     back = [(at(1), at(9), 1, 1, 10, 5, False), (at(2), at(4), 2, 1, 10, 5, False)]
     facts = report_of(replace(day, tables={"trades": frame(back, TRADES.polars_schema())}))
     assert (facts["tables"]["trades"]["first"], facts["tables"]["trades"]["last"]) == (at(9), at(9))
+
+
+def trades_day(rows: list[tuple[Any, ...]], part: str = "", close: float = 60, receive_clock: bool = True) -> FeedDay:
+    source = {"feed": "test", "receive_clock": receive_clock}
+    tables = {"trades": frame([(*row, 1, 10, 5, False) for row in rows], TRADES.polars_schema())}
+    return FeedDay(COIN, Session(20240808, at(0), at(close)), tables, source, part)
+
+
+def test_files_that_touch_leave_no_hole() -> None:
+    later = replace(trades_day([(at(61), at(61), 9)], "b"), session=Session(20240808, at(60), at(120)))
+    facts = report_of(trades_day([(at(1), at(1), 1)], "a"), later)
+    assert facts["gaps"]["kinds"] == {} and facts["hours"]["stretches"] == [[at(0), at(120)]]
+    assert facts["silences"]["longest_s"] == 60.0  # over the seam, 1 to 61 s, and none of more
+
+
+def test_rows_that_share_a_time_need_not_be_neighbours() -> None:
+    facts = report_of(trades_day([(at(5), at(5.1), 1), (at(3), at(5.2), 2), (at(5), at(5.3), 3), (at(4), at(5.4), 4)]))
+    assert facts["tables"]["trades"]["ties"] == 0.5 and facts["tables"]["trades"]["late"] == 0.5
+
+
+def test_quarantine_is_counted_over_parts() -> None:
+    """Each part has a good row and one whose sequence goes back; the share is of all four."""
+    parts = [
+        trades_day([(at(t), at(t), 10 * t + 2), (at(t + 1), at(t + 1), 10 * t + 1)], part) for t, part in ((30, "a"), (5, "b"), (20, "c"))
+    ]
+    facts = report_of(*parts)
+    assert facts["tables"]["trades"]["out_of_order"] == 0.5 and facts["tables"]["trades"]["quarantined"] == {"out_of_order": 3}
+    (found,) = facts["quarantine"]
+    assert (found["rows"], found["first"], found["last"]) == (3, at(6), at(31))
+    assert (facts["tables"]["trades"]["first"], facts["tables"]["trades"]["last"]) == (at(5), at(30))
+
+
+def test_quotes_stand_where_the_book_is_not_known() -> None:
+    """A recording that begins without a snapshot: no book all day, but every quote and trade."""
+    quotes = frame([(at(0), at(0), 1, 100, 1, 103, 1), (at(30), at(30), 2, 100, 1, 101, 1)], QUOTES.polars_schema())
+    status = frame([(at(0), at(0), 1, True, True)], STATUS.polars_schema())
+    day = trades_day([(at(30), at(30), 7)])
+    facts = report_of(replace(day, tables={**day.tables, "quotes": quotes, "status": status, "book": frame([], BOOK_1)}))
+    assert facts["gaps"]["missing_s"] == 60.0 and (facts["hours"]["recorded_s"], facts["hours"]["open_s"]) == (60.0, 0.0)
+    assert facts["spread"]["quotes"]["ticks"]["mean"] == 2.0 and facts["tables"]["quotes"]["per_minute"]["mean"] == 2.0
+    assert facts["timeline"]["spread_ticks"]["table"] == "quotes" and facts["timeline"]["spread_ticks"]["mean"][::59] == [3.0, 1.0]
+    assert facts["timeline"]["rows"]["trades"][30] == 1 and facts["timeline"]["recorded_s"] == [1.0] * 60
 
 
 def test_parts_that_count_differently_are_refused() -> None:
@@ -369,7 +415,7 @@ def test_a_recorded_day_against_loops(aapl: FeedDay) -> None:
     book, trades = aapl.tables["book"], aapl.tables["trades"]
     assert facts["rows"] == sum(map(len, aapl.tables.values())) and facts["quarantine"] == []
     assert facts["trades"]["volume"] == 2_850_140 and facts["tables"]["trades"]["ties"] == pytest.approx(0.480, abs=5e-4)
-    assert facts["clock"] is None and facts["timeline"]["bin_s"] == 60 and len(facts["timeline"]["open_s"]) == 390
+    assert facts["clock"] is None and facts["timeline"]["bin_s"] == 60 and len(facts["timeline"]["recorded_s"]) == 390
     assert sum(facts["timeline"]["rows"]["book"]) == len(book) == 118_497 and sum(facts["timeline"]["rows"]["trades"]) == len(trades)
     ts, bid, ask = (book[c].to_list() for c in ("ts_recv", "bid_px_00", "ask_px_00"))
     ts.append(aapl.session.close)
@@ -416,6 +462,23 @@ def test_recorded_equity_ticks_in_two_files() -> None:
     assert facts["tables"]["trades"]["quarantined"]["sale_condition"] > 0 and facts["hours"]["open_s"] == 23_400.0
     assert {s["part"]: s["tables"] for s in facts["sources"]} == {"quote": ["book"], "trade": ["trades"]}
     assert facts["trades"]["unknown"]["rows"] == facts["trades"]["rows"] > 0
+
+
+@pytest.mark.real_data
+def test_a_recorded_capture_whose_clock_runs_behind() -> None:
+    """Binance's spot: best bid and ask have no exchange time; the second file alone never knows its book."""
+    folder = lobster_zip("AAPL").parent.parent / "binance_20240808"
+    first, second = (report_of(*read_binance(folder / f"spot_btcusdt_2024080{day}.gz")) for day in (8, 9))
+    for facts in (first, second):
+        assert -1_280 < facts["clock"]["all"]["median_ms"] < -1_260 and facts["clock"]["all"]["behind"] == 1.0
+        assert facts["clock"]["tables"]["quotes"] == {"without_exchange_time": facts["tables"]["quotes"]["rows"], "rows": 0}
+        assert any(note == "The receive clock runs 1.27 s behind the exchange's: kept, never repaired." for note in facts["notes"])
+        assert facts["quarantine"] and {q["reason"] for q in facts["quarantine"]} == {"no_snapshot"}
+        assert facts["spread"]["quotes"]["ticks"]["median"] == 1.0 and facts["tables"]["quotes"]["per_minute"]["mean"] > 1_000
+        assert facts["gaps"]["kinds"] == {"feed": 1}
+    assert first["gaps"]["missing_s"] < 1 and first["timeline"]["spread_ticks"]["table"] == "book"
+    assert second["tables"]["book"]["rows"] == 0 and second["gaps"]["missing_s"] > 300 and "No row of book may be used." in second["notes"]
+    assert second["timeline"]["spread_ticks"]["table"] == "quotes"
 
 
 # The picture.
