@@ -11,6 +11,8 @@ from cift_models.errors import InputError, UnknownSymbol
 
 SECOND = 1_000_000_000
 """One second in nanoseconds."""
+SENT, INFERRED = "sent", "inferred"
+"""Who says which side took (Instrument.trade_side)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Instrument:
     fee_bps: float
     calendar: str
     levels: int
-    trade_side: str = "sent"
+    trade_side: str = SENT
     """Who says which side took: the feed (`sent`), or the quote before the trade (`inferred`: features/aggressor.py)."""
 
     @property

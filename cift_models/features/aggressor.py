@@ -21,10 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cift_models.events import BOOK, HALT, TRADE, Events
-from cift_models.instruments import Universe
-
-INFERRED = "inferred"
-"""Value of Instrument.trade_side where the feed sends no sides."""
+from cift_models.instruments import INFERRED, Universe
 
 
 def start(universe: Universe) -> dict[str, NDArray]:

@@ -41,7 +41,7 @@ from cift_models.errors import FeedError, InputError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.feeds.day import FeedDay, Identity
 from cift_models.files import sha256_bytes
-from cift_models.instruments import CALENDARS, SECOND, Instrument, to_ns
+from cift_models.instruments import CALENDARS, INFERRED, SECOND, Instrument, to_ns
 from cift_models.schema import BOOK, TRADES
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _days(
     table = "book" if name.kind == "quote" else "trades"
     good, bad = _book(path, name, rows, tick_units) if name.kind == "quote" else _trades(rows)
     source = {"feed": "lean", "file": path.name, "sha256": sha256, "kind": name.kind, "rows": len(frame), "receive_clock": False}
-    instrument = Instrument(name.symbol, PRICE_SCALE, tick_units, 1, "shares", fee_bps, calendar, 1, "inferred")
+    instrument = Instrument(name.symbol, PRICE_SCALE, tick_units, 1, "shares", fee_bps, calendar, 1, INFERRED)
     progress("done", 1.0)
     apart = {table: bad} if len(bad) else {}
     yield FeedDay(instrument, CALENDARS[calendar].session(name.day), {table: good}, source, name.kind, apart)
