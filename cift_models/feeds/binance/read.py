@@ -102,8 +102,8 @@ def _gather(pushed: list[Rows], days: dict[tuple[str, int], _Day], source: dict[
                 mine = day.apart.setdefault(name, {column: [] for column in lines})
                 for column, values in lines.items():
                     mine[column] += values
-        _check(rows, day, str(source["file"]))
         if rows.book_state is not None:
+            _check(rows, day.facts, str(source["file"]))
             yield _finish(rows, days.pop((rows.instrument.symbol, rows.day)), source)
 
 
@@ -140,9 +140,8 @@ def _clock(tables: dict[str, polars.DataFrame]) -> dict[str, dict[str, int]] | N
     return {"recv_minus_event_ns": {"min": int(late[0]), "median": int(late[len(late) // 2]), "max": int(late[-1])}}
 
 
-def _check(rows: Rows, day: _Day, file: str) -> None:
-    """Refuse a file that is no capture, or whose lots are not those that were said."""
-    facts = day.facts
+def _check(rows: Rows, facts: Facts, file: str) -> None:
+    """Refuse a part of which too much cannot be read, or whose lots are not those that were said."""
     if facts.damaged > FEW and facts.damaged > MAX_DAMAGED * facts.lines:
         raise FeedError(
             f"{file}: {facts.damaged:,} of {facts.lines:,} lines cannot be read; the first is line {facts.damaged_line:,}.",

@@ -173,13 +173,14 @@ def rows_of(symbol: Symbol, told: NDArray[np.int64], px: NDArray, sz: NDArray, d
     tables["book"] = {k: v[rows] for k, v in times.items()} | _levels(came.px, came.sz)
     said = at[came.at]
     tables["status"] = {k: v[said] for k, v in times.items()} | {"halted": came.halted, "gap": came.halted}
-    if len(at):
-        if symbol.held is not None and came.fate[0] == ROW and kind[at[0]] == DEPTH:
+    changes = np.flatnonzero(kind[at] == DEPTH)
+    if len(changes):
+        if symbol.held is not None and came.fate[changes[0]] == ROW:
             symbol.continues = symbol.held
         symbol.held = None
     if len(rows):
         symbol.stands = int(event[rows[-1]]), int(recv[rows[-1]])
-    facts.gaps, facts.snapshots = came.gaps, int((kind[rows] == SNAPSHOT).sum())
+    facts.gaps, facts.snapshots = came.gaps, came.snapshots
     # A damaged line is set apart with the book, which is what most lines are of: if it was a change, the next one shows the gap.
     why = np.zeros(len(told), np.int8)
     why[at], why[damaged] = came.fate, DAMAGED_LINE

@@ -57,7 +57,8 @@ class Followed(NamedTuple):
     fate    int8[m]: ROW or why not; rows are of the messages with ROW, in their order
     px, sz  int32[2, L, rows] ticks and int64[2, L, rows] lots of bids and asks, best first
     halted  bool[h] and at int64[h]: messages at which the book was lost (True) or became whole (False)
-    gaps    how often a book that was whole was lost
+    gaps       how often a book that was whole was lost
+    snapshots  how often one was begun from a snapshot
     """
 
     fate: NDArray[np.int8]
@@ -66,6 +67,7 @@ class Followed(NamedTuple):
     at: NDArray[np.int64]
     halted: NDArray[np.bool_]
     gaps: int
+    snapshots: int
 
 
 @dataclass(slots=True)
@@ -77,7 +79,8 @@ class Sync:
     loose   it is a snapshot that no change has followed yet
     proven  a change has followed it here; a stored book is not proven until then
     lost    that it is not whole has been said
-    away    nothing was recorded for a while before a stored book is to go on: that it does is said too
+    away    that it is whole is to be said when the next change has followed: something was missed before it
+    spare   the newest snapshot that came while the book was known and lay ahead of it; it may hold what then turns out to be lost
     kept    changes since it was lost, as they came, each following the one before; n_kept of them
     """
 
@@ -87,6 +90,7 @@ class Sync:
     proven: bool = False
     lost: bool = False
     away: bool = False
+    spare: Kept | None = None
     kept: list[Kept] = field(default_factory=list)
     n_kept: int = 0
 
@@ -101,17 +105,22 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
     px, sz = np.empty((2, levels, m), np.int32), np.empty((2, levels, m), np.int64)
     after = told.after.copy()
     halts: list[tuple[int, bool]] = []
-    snapshots = [*np.flatnonzero(told.snapshot).tolist(), m]
-    rows = gaps = i = 0
+    wholes = [*np.flatnonzero(told.snapshot).tolist(), m]
+    rows = gaps = snapshots = i = 0
     while i < m:
-        while snapshots[0] < i:
-            snapshots.pop(0)
+        while wholes[0] < i:
+            wholes.pop(0)
         if told.snapshot[i]:
-            if sync.book is not None and sync.proven:
+            snapshot = _part(told, slice(i, i + 1), ticks, lots)
+            if sync.book is not None:
                 fate[i] = SPARE_SNAPSHOT
-            elif _begin(sync, told, i, ticks, lots, px, sz, rows):
+                if told.until[i] > max(sync.last, sync.spare.until[0] if sync.spare else 0):
+                    sync.spare = snapshot
+            elif _begin(sync, snapshot):
+                _write_top(sync, px, sz, rows)
                 halts.append((i, False))
                 rows += 1
+                snapshots += 1
             else:
                 fate[i] = UNCHAINED_SNAPSHOT
             i += 1
@@ -120,9 +129,14 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
             if not sync.lost:
                 halts.append((i, True))
                 sync.lost = True
-            fate[i : snapshots[0]] = NO_SNAPSHOT
-            _keep(sync, told, i, snapshots[0], ticks, lots)
-            i = snapshots[0]
+            stop = i + 1 if sync.spare else wholes[0]
+            fate[i:stop] = NO_SNAPSHOT
+            _keep(sync, told, i, stop, ticks, lots)
+            i = stop
+            if sync.spare and _begin(sync, sync.spare):
+                sync.lost = sync.away = True
+                snapshots += 1
+            sync.spare = None
             continue
         if sync.loose:
             if told.until[i] <= sync.last:
@@ -135,15 +149,15 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
         book = sync.book
         done = fold(
             book.key, book.size, book.used, sync.last, after, told.until, told.first, told.middle, told.end, ticks, lots,
-            i, snapshots[0], rows, px, sz,
+            i, wholes[0], rows, px, sz,
         )  # fmt: skip
         if done > i:
             if sync.away:
                 halts.append((i, False))
-            sync.last, sync.proven, sync.away = int(told.until[done - 1]), True, False
+            sync.last, sync.proven, sync.away, sync.lost = int(told.until[done - 1]), True, False, False
         rows += done - i
         i = done
-        if i == snapshots[0]:
+        if i == wholes[0]:
             continue
         if after[i] == sync.last:
             book.reserve(int(told.end[i] - told.first[i]))
@@ -151,7 +165,7 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
             gaps += sync.proven
             sync.book, sync.proven, sync.away = None, False, False
     said = np.array([at for at, _ in halts], np.int64), np.array([halted for _, halted in halts], bool)
-    return Followed(fate, px[:, :, :rows], sz[:, :, :rows], *said, gaps)
+    return Followed(fate, px[:, :, :rows], sz[:, :, :rows], *said, gaps, snapshots)
 
 
 def _keep(sync: Sync, told: Told, start: int, stop: int, ticks: NDArray[np.int64], lots: NDArray[np.int64]) -> None:
@@ -164,48 +178,47 @@ def _keep(sync: Sync, told: Told, start: int, stop: int, ticks: NDArray[np.int64
         sync.kept, sync.n_kept = [], 0
         start += int(breaks[-1]) + 1 if len(breaks) else 0
     start = max(start, stop - KEPT)
-    part = slice(start, stop)
-    bids, asks = told.middle[part] - told.first[part], told.end[part] - told.middle[part]
-    # Numbers of other messages (quotes, trades) lie between those of changes.
-    mine = np.repeat(told.first[part] - np.cumsum(bids + asks) + bids + asks, bids + asks) + np.arange(int((bids + asks).sum()))
-    sync.kept.append(Kept(told.after[part].copy(), told.until[part].copy(), bids, asks, ticks[mine], lots[mine]))
+    sync.kept.append(_part(told, slice(start, stop), ticks, lots))
     sync.n_kept += stop - start
     while sync.n_kept - len(sync.kept[0].until) >= KEPT:
         sync.n_kept -= len(sync.kept.pop(0).until)
 
 
-def _begin(
-    sync: Sync,
-    told: Told,
-    i: int,
-    ticks: NDArray[np.int64],
-    lots: NDArray[np.int64],
-    px: NDArray[np.int32],
-    sz: NDArray[np.int64],
-    row: int,
-) -> bool:
-    """Begin a book with snapshot i and the kept changes that follow it, and write its row; False where they do not follow."""
-    holds = told.until[i : i + 1]
-    begin, middle, end = (int(column[i]) for column in (told.first, told.middle, told.end))
-    whole = Kept(holds, holds, np.array([middle - begin]), np.array([end - middle]), ticks[begin:end], lots[begin:end])
-    after, until, bids, asks, ticks, lots = (np.concatenate(columns) for columns in zip(whole, *sync.kept, strict=True))
-    # What the snapshot holds already leaves the run; what it says, and what follows it, stays.
-    stop = np.cumsum(bids + asks)
-    stays = until > holds[0]
-    follow_on = np.flatnonzero(stays)
-    if len(follow_on) and after[follow_on[0]] > holds[0]:
+def _part(told: Told, part: slice, ticks: NDArray[np.int64], lots: NDArray[np.int64]) -> Kept:
+    """Some messages and their numbers, by themselves."""
+    bids, asks = told.middle[part] - told.first[part], told.end[part] - told.middle[part]
+    # Numbers of other messages (quotes, trades) lie between those of changes.
+    sizes = bids + asks
+    mine = np.repeat(told.first[part] - np.cumsum(sizes) + sizes, sizes) + np.arange(int(sizes.sum()))
+    return Kept(told.after[part].copy(), told.until[part].copy(), bids, asks, ticks[mine], lots[mine])
+
+
+def _begin(sync: Sync, snapshot: Kept) -> bool:
+    """Begin a book with a snapshot and the kept changes that follow it; False where there are such and they do not follow it."""
+    holds = snapshot.until[0]
+    after, until, bids, asks, ticks, lots = (np.concatenate(columns) for columns in zip(snapshot, *sync.kept, strict=True))
+    follow_on = np.flatnonzero(until > holds)
+    if len(follow_on) and after[follow_on[0]] > holds:
         return False
-    stays[0] = True
-    after[follow_on[:1]] = holds[0]
-    run = np.flatnonzero(stays)
-    book = L2Book.empty(2 * int((bids + asks)[run].sum()) + 64)
-    tops = np.empty((2, px.shape[1], len(run)), np.int32), np.empty((2, px.shape[1], len(run)), np.int64)
-    first = (stop - bids - asks)[run]
+    after[follow_on[:1]] = holds
+    # What the snapshot holds already is passed over; the snapshot is the first message.
+    run = np.r_[0, follow_on]
+    sizes = bids + asks
+    stop = np.cumsum(sizes)
+    first = (stop - sizes)[run]
+    book = L2Book.empty(2 * int(sizes[run].sum()) + 64)
+    none = np.empty((2, 0, 0), np.int32), np.empty((2, 0, 0), np.int64)
     fold(
-        book.key, book.size, book.used, int(holds[0]), after[run], until[run], first, first + bids[run], stop[run], ticks, lots,
-        0, len(run), 0, *tops,
+        book.key, book.size, book.used, int(holds), after[run], until[run], first, first + bids[run], stop[run], ticks, lots,
+        0, len(run), 0, *none,
     )  # fmt: skip
-    px[:, :, row], sz[:, :, row] = tops[0][:, :, -1], tops[1][:, :, -1]
     sync.book, sync.last, sync.loose = book, int(until[run[-1]]), len(run) == 1
     sync.proven, sync.lost, sync.away, sync.kept, sync.n_kept = True, False, False, [], 0
     return True
+
+
+def _write_top(sync: Sync, px: NDArray[np.int32], sz: NDArray[np.int64], row: int) -> None:
+    """Write a row of the book as it stands: that of a change that changes nothing."""
+    assert sync.book is not None
+    book, nothing, one = sync.book, np.zeros(1, np.int64), np.array([sync.last])
+    fold(book.key, book.size, book.used, sync.last, one, one, nothing, nothing, nothing, nothing, nothing, 0, 1, row, px, sz)

@@ -1,0 +1,263 @@
+"""The state machine: the same bits however it is pushed, and from the compiled reader as from the slow one."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cift_models.errors import FeedError
+from cift_models.feeds.binance import BinanceStream, stream
+from cift_models.feeds.binance.scan import OTHER
+from tests.binance_made import LEVELS, MS, T0, Recording, Venue, apart, columns, everything, line, run
+
+MARKETS = ("spot", "usdm", "coinm")
+OPS = ("diff", "diff", "diff", "diff", "lost", "snapshot", "ticker", "trade")
+
+
+def script(seed: int, n: int) -> list[tuple[str, int]]:
+    """What a venue does, and how late its snapshots come."""
+    dice = random.Random(seed)
+    return [("diff", 0), ("snapshot", 0), *((dice.choice(OPS), dice.randint(-2, 4)) for _ in range(n))]
+
+
+def rough(market: str, seed: int, n: int = 40) -> list[bytes]:
+    """Lines of a recording with all that may be in one: other streams, lines that cannot be read, trades that are none, midnight."""
+    made = Recording(market, seed, script(seed, n))
+    dice = random.Random(seed + 1)
+    lines = [text.encode() for text in made.lines]
+    odd = [
+        made.venue.wrap("markPrice@1s", {"e": "markPriceUpdate", "p": "1.5"}),
+        made.venue.wrap("depth5@100ms", {"e": "depthUpdate", "s": made.venue.symbol, "b": [], "a": []}),
+        '{"result":null,"id":1}',
+        made.venue.ticker()[:-20],
+        made.venue.trade(p="0", q="0"),
+    ]
+    if market != "spot":
+        odd.append(made.venue.trade(X="INSURANCE_FUND"))
+    for _ in range(6):
+        at = dice.randrange(1, len(lines))
+        lines.insert(at, lines[at - 1].split(b" ", 1)[0] + b" " + dice.choice(odd).encode() + b"\n")
+    # The last third is of the next day.
+    day = 86_400 * 10**9
+    for i in range(len(lines) * 2 // 3, len(lines)):
+        ns, _, rest = lines[i].partition(b" ")
+        lines[i] = (
+            str(int(ns) + day).encode() + b" " + rest.replace(b'"E":17231616', b'"E":17232480').replace(b'"T":17231616', b'"T":17232480')
+        )
+    return lines
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_cuts_change_no_bit(market: str) -> None:
+    """Cut anywhere, lines too; with a copy that goes on from every cut; and line by line."""
+    dice = random.Random(7)
+    for seed in range(12):
+        lines = rough(market, seed)
+        data = b"".join(lines)
+        symbol = Venue(market, 0).symbol
+        whole = everything(run(data, market, symbol=symbol))
+        assert len(whole) == 2  # two days
+        assert everything(run(data, market, list(range(len(data))) if seed == 0 else [], symbol=symbol)) == whole
+        edges = np.cumsum([len(text) for text in lines]).tolist()
+        assert everything(run(data, market, edges, symbol=symbol)) == whole
+        for _ in range(8):
+            cuts = [dice.randrange(len(data)) for _ in range(dice.randint(1, 5))]
+            assert everything(run(data, market, cuts, symbol=symbol)) == whole
+        cut = dice.randrange(len(data))
+        first = BinanceStream(market, LEVELS, symbol=symbol)
+        before = first.push(data[:cut])
+        fork = first.copy()
+        fork.push(data[cut : cut + 500])
+        fork.finish()
+        assert everything(before + first.push(data[cut:]) + first.finish()) == whole
+
+
+@pytest.mark.parametrize("market", MARKETS)
+def test_the_compiled_reader_says_what_the_slow_one_says(market: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On recordings with all that may be in one, and on the same with bytes changed, lost and added at random."""
+    dice = random.Random(market)
+    slow = 0
+    for seed in range(150):
+        lines = rough(market, seed, n=12)
+        for _ in range(dice.randint(0, 3) if seed else 0):
+            at = dice.randrange(1, len(lines))
+            text = bytearray(lines[at][:-1])
+            place = dice.randrange(len(text))
+            what = dice.choice((b"0", b"9", b"-", b".", b'"', b"}", b"]", b" ", b"x", b",", b"\\", b"\xff", b"e", b"T", b"a", b"null"))
+            text[place : place + dice.choice((0, 1, 1))] = what
+            lines[at] = bytes(text) + b"\n"
+        data = b"".join(lines)
+        fast = outcome(data, market)
+        with monkeypatch.context() as patch:
+            patch.setattr(stream, "scan", refuse_all)
+            assert outcome(data, market) == fast
+        slow += isinstance(fast, str)
+    assert slow < 100  # most damage is set apart, some (a price between ticks) ends the recording
+
+
+def outcome(data: bytes, market: str) -> Any:
+    try:
+        return everything(run(data, market, symbol=Venue(market, 0).symbol))
+    except FeedError as error:
+        return str(error)
+
+
+def refuse_all(buf, at, line, market, names, name_to, grid, unit, recv_from, recv_to, day_end, messages, n, px, sz, m):
+    """`scan` that leaves every line to the slow reader, but still stops where it must."""
+    if at == len(buf):
+        return stream.WHOLE, at, line, n, m
+    if n == len(messages):
+        return 1, at, line, n, m
+    digits, _, rest = bytes(buf[at : at + 25]).partition(b" ")
+    is_time = digits.isdigit() and len(digits) < 20 and rest.startswith(b"{") and digits[:1] != b"0"
+    is_time = is_time and recv_from <= int(digits) < recv_to
+    return stream.DAY if is_time and int(digits) * unit >= day_end else OTHER, at, line, n, m
+
+
+def test_two_symbols_in_one_stream() -> None:
+    """Each has a book, a part and lines of its own; a snapshot says whose it is."""
+    one, two = Venue("coinm", 1), Venue("coinm", 2)
+    two.symbol, two.scale = "ETHUSD_PERP", 100
+    texts = []
+    for i in range(40):
+        for venue in (one, two):
+            texts.append(venue.snapshot() if i == 3 else venue.diff()[0] if i % 3 else venue.trade())
+    lines = [line(T0 + i * MS, text) for i, text in enumerate(texts)]
+    both = everything(run("".join(lines), "coinm"))
+    assert [key[0].symbol for key, _ in both] == ["BTCUSD_PERP.COINM", "ETHUSD_PERP.COINM"]
+    for k, (_, said) in enumerate(both):
+        _, alone = everything(run("".join(lines[k::2]), "coinm"))[0]
+        for kind in alone:
+            if kind[:2] in (("table", "book"), ("table", "trades")) and kind[2] != "sequence":
+                assert said[kind] == alone[kind], kind
+        assert len(said["table", "book", "bid_px_00"]) > 20
+    with pytest.raises(FeedError, match=r"line 7: a snapshot that does not say whose it is, after messages of BTCUSD_PERP, ETHUSD_PERP"):
+        run("".join(lines).replace('"symbol":"BTCUSD_PERP",', ""), "coinm")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(MARKETS), st.integers(0, 99), st.data())
+def test_a_stored_book_goes_on(market: str, seed: int, data) -> None:
+    """Cut a recording into two files anywhere: the second goes on from the book that the first left, to the same rows."""
+    made = Recording(market, seed, script(seed, 30))
+    cut = data.draw(st.integers(1, len(made.lines) - 1))
+    symbol = made.venue.symbol
+    whole = run(made.text, market, symbol=symbol)
+    first = run("".join(made.lines[:cut]), market, symbol=symbol)
+    state = pl.DataFrame(first[-1].book_state)
+    asked = []
+
+    def before(name: str, ns: int) -> pl.DataFrame:
+        asked.append((name, ns))
+        return state
+
+    second = run("".join(made.lines[cut:]), market, symbol=symbol, before=before)
+    assert asked == [(f"{symbol}.{market.upper()}", T0 + cut * MS)]
+    for table in ("trades", "quotes"):
+        assert joined(first, second, table) == unnumbered(columns(whole, table))
+    # Where the book was lost at the cut, what was kept for a snapshot is not stored: the second file waits for one of its own.
+    if len(state):
+        assert joined(first, second, "book") == unnumbered(columns(whole, "book"))
+        assert joined(first, second, "status") == unnumbered(columns(whole, "status"))
+        assert second[-1].book_state is not None and whole[-1].book_state is not None
+        assert {k: v.tolist() for k, v in second[-1].book_state.items()} == {
+            k: v.tolist() for k, v in whole[-1].book_state.items()
+        } or not columns(second, "book")["bid_px_00"]
+        went_on = [m for m in made.messages[cut:] if m["op"] == "diff"]
+        if went_on and columns(second, "book")["bid_px_00"] and not apart(second, "book"):
+            assert second[-1].continues == state["sequence"][0]
+
+
+def joined(first, second, table: str) -> dict[str, list]:
+    a, b = unnumbered(columns(first, table)), unnumbered(columns(second, table))
+    return {name: a[name] + b[name] for name in a}
+
+
+def unnumbered(table: dict[str, list]) -> dict[str, list]:
+    """A part numbers its lines from its own beginning."""
+    return {name: values for name, values in table.items() if name != "sequence"}
+
+
+def test_a_stored_book_that_does_not_chain_is_not_used() -> None:
+    made = Recording(
+        "spot", 3, [("diff", 0), ("snapshot", 0), ("diff", 0), ("diff", 0), ("lost", 0), ("diff", 0), ("diff", 0), ("trade", 0)]
+    )
+    state = pl.DataFrame(run("".join(made.lines[:4]), "spot", symbol="BTCUSDT")[-1].book_state)
+    parts = run("".join(made.lines[4:]), "spot", symbol="BTCUSDT", before=lambda symbol, ns: state)
+    assert columns(parts, "book")["ts_recv"] == [] and parts[-1].continues is None
+    assert [reason for reason, _ in apart(parts, "book")] == ["no_snapshot"] * 2
+    assert columns(parts, "status")["halted"] == [True] and len(columns(parts, "trades")["price"]) == 1
+    assert sum(rows.facts.gaps for rows in parts) == 0  # nothing was lost in this recording
+    assert parts[-1].book_state is not None and len(parts[-1].book_state["price"]) == 0
+
+
+def test_a_stored_book_goes_on_across_a_pause_and_says_so() -> None:
+    """The store puts a gap behind a part where nothing was recorded for a while: then the next one must say that its book is whole."""
+    made = Recording("usdm", 3, [("diff", 0), ("snapshot", 0), ("diff", 0), ("diff", 0), ("diff", 0)])
+    state = pl.DataFrame(run("".join(made.lines[:4]), "usdm", symbol="BTCUSDT")[-1].book_state)
+    late = [text.replace("17231616000", "17231616050", 1) for text in made.lines[4:]]
+    parts = run("".join(late), "usdm", symbol="BTCUSDT", before=lambda symbol, ns: state)
+    assert len(columns(parts, "book")["ts_recv"]) == 1 and columns(parts, "status")["halted"] == [False]
+
+
+def test_a_snapshot_mends_what_was_lost_after_it_came() -> None:
+    """A new file begins with a snapshot, and its changes do not follow the stored book: the snapshot holds what lies between."""
+    made = Recording("usdm", 3, [("diff", 0), ("snapshot", 0), ("diff", 0), ("lost", 0), ("snapshot", 0), *[("diff", 0)] * 3])
+    state = pl.DataFrame(run("".join(made.lines[:3]), "usdm", symbol="BTCUSDT")[-1].book_state)
+    parts = run("".join(made.lines[3:]), "usdm", symbol="BTCUSDT", before=lambda symbol, ns: state)
+    assert columns(parts, "status")["halted"] == [True, False] and columns(parts, "status")["ts_recv"] == [T0 + 4 * MS, T0 + 5 * MS]
+    assert columns(parts, "book")["ts_recv"] == [T0 + 5 * MS, T0 + 6 * MS]
+    assert [reason for reason, _ in apart(parts, "book")] == ["spare_snapshot", "no_snapshot"]
+    assert parts[-1].continues is None and sum(rows.facts.snapshots for rows in parts) == 1
+
+
+def test_changes_kept_for_a_snapshot_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that never gets a snapshot holds the last changes only, and still begins when one comes."""
+    from cift_models.feeds.binance import sync
+
+    monkeypatch.setattr(sync, "KEPT", 10)
+    venue = Venue("spot", 5)
+    follower = BinanceStream("spot", LEVELS, symbol="BTCUSDT")
+    snapshot = ""
+    for i in range(100):
+        if i == 97:
+            snapshot = venue.snapshot()
+        follower.push(line(T0 + i * MS, venue.diff()[0]).encode())
+    kept = follower._known[0].sync
+    assert kept.n_kept == sum(len(k.until) for k in kept.kept) == 10
+    parts = follower.push(line(T0 + 100 * MS, snapshot).encode())
+    assert columns(parts, "book")["bid_px_00"] == [venue.top(1)[0][0][0]]
+
+
+def test_a_snapshot_older_than_what_was_kept_is_not_used() -> None:
+    made = Recording("usdm", 1, [("diff", 0), ("snapshot", 9), ("lost", 0), *[("diff", 0)] * 3, ("snapshot", 0), ("diff", 0)])
+    order = [m["op"] for m in made.messages]
+    parts = run(made.text, "usdm", symbol="BTCUSDT")
+    assert order == ["diff", "diff", "diff", "diff", "snapshot", "diff", "snapshot"]
+    assert len(columns(parts, "book")["ts_recv"]) == 2
+    assert [reason for reason, _ in apart(parts, "book")] == ["no_snapshot"] * 4 + ["spare_snapshot"]
+    made.lines[4], made.lines[6] = made.lines[6], made.lines[4]
+    parts = run(made.text, "usdm", symbol="BTCUSDT")
+    assert [reason for reason, _ in apart(parts, "book")] == [*["no_snapshot"] * 4, "unchained_snapshot", "no_snapshot"]
+
+
+def test_futures_ids_that_leap_do_not_refuse_a_snapshot() -> None:
+    """Binance asks for U <= lastUpdateId <= u; between two changes of a symbol the others' ids lie, and a snapshot may be of there."""
+    said = {"e": "depthUpdate", "E": T0 // MS, "T": T0 // MS, "s": "BTCUSDT", "b": [["99.0", "1.000"]], "a": []}
+    texts = [
+        json.dumps(said | {"U": 110, "u": 120, "pu": 90}),
+        json.dumps({"lastUpdateId": 105, "E": T0 // MS, "T": T0 // MS, "bids": [["98.0", "2.000"]], "asks": []}),
+        json.dumps(said | {"U": 130, "u": 140, "pu": 120}),
+    ]
+    parts = run("".join(line(T0 + i, text) for i, text in enumerate(texts)), "usdm", symbol="BTCUSDT")
+    assert columns(parts, "book")["bid_px_00"] == [990, 990] and columns(parts, "book")["bid_px_01"] == [980, 980]
+    texts[0] = json.dumps(said | {"U": 110, "u": 120, "pu": 106})
+    parts = run("".join(line(T0 + i, text) for i, text in enumerate(texts)), "usdm", symbol="BTCUSDT")
+    assert columns(parts, "book")["bid_px_00"] == []
