@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local_servers import ClickHouse, QuestDB, Redis, Valkey, free_port
+from scripts.local_servers import STOP_S, ClickHouse, QuestDB, Redis, Valkey, free_port
 from tests.integration.test_local_servers import ask
 from tests.processes import ROOT, environment
 
@@ -90,7 +90,9 @@ def test_up_is_up_once_keeps_what_it_stores_and_down_stops_it(local: Local) -> N
     assert third.stdout == first.stdout and third.stderr.count("is up already") == 2 and "clickhouse is up after" in third.stderr
 
     pids = [local.known(name)["pid"] for name in NAMES]
+    begin = time.monotonic()
     down = local("down")
+    assert time.monotonic() - begin < STOP_S, "in order, not by SIGKILL"
     assert down.returncode == 0 and down.stdout == "" and down.stderr.count("is down") == 3 and all(gone(pid) for pid in pids)
     assert local("down").stderr.count("is not up") == 3
     assert local("up").returncode == 0
