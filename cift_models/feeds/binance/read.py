@@ -74,7 +74,9 @@ def read_binance(
     days: dict[tuple[str, int], _Day] = {}
     for piece, share in pieces(path):
         progress("read", 0.9 * share)
-        yield from _gather(stream.push(piece), days, facts)
+        pushed = stream.push(piece)
+        facts["receive_unit_ns"] = stream.unit
+        yield from _gather(pushed, days, facts)
     yield from _gather(stream.finish(), days, facts)
     progress("done", 1.0)
 

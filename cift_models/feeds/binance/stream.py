@@ -130,6 +130,11 @@ class BinanceStream:
         """Whole lines read so far."""
         return self._line
 
+    @property
+    def unit(self) -> int:
+        """Nanoseconds in a unit of the receive time: 1 or 1,000; 0 before the first line."""
+        return self._unit
+
     def _read(self, data: bytes, at: int, end: int) -> list[Rows]:
         """Rows of the whole lines data[at:end]."""
         out: list[Rows] = []
