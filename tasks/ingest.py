@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cift_models.errors import InputError, NotStored
 from cift_models.feeds.quality import check_day
-from cift_models.feeds.read import read
+from cift_models.feeds.read import files_of, read
 from cift_models.files import canonical_json, replacing, sha256_file, write_atomic
 from cift_models.refs import PartitionRef
 from cift_models.settings import get_settings
@@ -115,7 +115,8 @@ def ingest_inputs(feed: str, path: Path, options: dict[str, Any]) -> dict[str, A
     if "instruments" in said:
         said["instruments"] = sha256_file(Path(said["instruments"]))
     settings = get_settings()
-    return {"feed": feed, "file": path.name, "sha256": sha256_file(path), "options": said, "store": settings.questdb_url or "parquet"}
+    hashes = {file.name: sha256_file(file) for file in files_of(feed, path)}
+    return {"feed": feed, "file": path.name, "sha256": hashes, "options": said, "store": settings.questdb_url or "parquet"}
 
 
 def stale(done: StepRef, ticks: TickStore) -> str:

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
 from cift_models.errors import EmptyRange, InputError
-from cift_models.feeds.read import identify
+from cift_models.feeds.read import identify, recordings
 from cift_models.settings import get_settings
 from cift_models.stores.ticks import open_ticks
 from tasks.dataset import feature_inputs, features_stored, select_data, yyyymmdd
@@ -55,7 +55,7 @@ def plan_ingest(feed: str, places: list[str], options: dict[str, Any], start: da
     ticks = open_ticks(get_settings())
     before = [run for run in runs_of("ingest") if run.get("feed") == feed]
     planned = []
-    for path in files_below(places):
+    for path in recordings(feed, files_below(places)):
         who = identify(feed, path, options)
         if not yyyymmdd(start) <= who.day <= yyyymmdd(end):
             continue

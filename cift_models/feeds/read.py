@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cift_models.errors import FeedError, InputError
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
     import polars
 
 FEEDS: dict[str, str] = {
-    "lean": "cift_models.feeds.lean:read_lean",
     "lobster": "cift_models.feeds.lobster:read_lobster",
     "binance": "cift_models.feeds.binance:read_binance",
     "lean": "cift_models.feeds.lean:read_lean",
+    "canonical": "cift_models.feeds.canonical_files:read_canonical",
 }
 """A feed's name to its reader, as "module:function"; resolved on use. A reader takes a path, what its signature names, and `progress`."""
 
@@ -68,14 +69,26 @@ def read(
 
 def identify(feed: str, path: Path, said: Mapping[str, Any]) -> Identity:
     """Whose recording a file is and where it begins, from its names or its first lines. Raises as `read` does."""
-    module, _, _ = FEEDS[feed].partition(":")
-    function = import_module(module).identify
+    function = _module(feed).identify
     known = inspect.signature(function).parameters
     return function(path, **{name: value for name, value in said.items() if name in known and value is not None})
 
 
+def recordings(feed: str, paths: Sequence[Path]) -> list[Path]:
+    """Of some files those that are to be read: one of each recording that lies in several files, none that only says what others mean."""
+    module = _module(feed)
+    return module.one_each(paths) if hasattr(module, "one_each") else list(paths)
+
+
+def files_of(feed: str, path: Path) -> tuple[Path, ...]:
+    """Every file that reading one of them reads, itself first: what was made of it depends on the bytes of all."""
+    module = _module(feed)
+    return module.files_of(path) if hasattr(module, "files_of") else (path,)
+
+
 def chains(feed: str, paths: Sequence[Path], said: Mapping[str, Any]) -> list[list[Path]]:
     """Files that may be read side by side, each list in its order: recordings of changes to one book follow one another in time."""
+    paths = recordings(feed, paths)
     if "before" not in inspect.signature(_reader(feed)).parameters:
         return [[path] for path in paths]
     by_symbol: dict[str, list[tuple[int, Path]]] = {}
@@ -85,8 +98,11 @@ def chains(feed: str, paths: Sequence[Path], said: Mapping[str, Any]) -> list[li
     return [[path for _, path in sorted(files)] for _, files in sorted(by_symbol.items())]
 
 
-def _reader(feed: str) -> Callable[..., Any]:
+def _module(feed: str) -> ModuleType:
     if feed not in FEEDS:
         raise InputError(f"Unknown feed {feed!r}.", hint=f"Expected one of {', '.join(FEEDS)}.")
-    module, _, name = FEEDS[feed].partition(":")
-    return getattr(import_module(module), name)
+    return import_module(FEEDS[feed].partition(":")[0])
+
+
+def _reader(feed: str) -> Callable[..., Any]:
+    return getattr(_module(feed), FEEDS[feed].partition(":")[2])
