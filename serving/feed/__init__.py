@@ -1,0 +1,9 @@
+"""The live feed: an exchange's streams in, captures and the service's events out.
+
+venue, rest      where Binance answers, what its streams are called, what a question costs
+client, backlog  the connection, and the bounded room between it and whoever reads
+books            one state machine a symbol: the one that ingest runs over files
+capture, record  the same lines on disk, as `cift ingest binance` reads them
+sender, join     the same lines to a service: `cift feed`
+recording, exchange  recorded captures served as the exchange would: `cift replay --as-exchange`
+"""

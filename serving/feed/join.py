@@ -1,0 +1,466 @@
+"""The live feed of a service: an exchange's streams to canonical events, to the service's wire, in time.
+
+Lines go through the machine that ingest runs over files, rows through its checks and its conversion; so what the service is told is what
+a store would give back of the same lines. Events of all symbols leave in the order (ts, symbol, sequence): one that time has not yet passed
+is held, because another symbol's of the same nanosecond may belong before it. Time is the greatest receive time, or, when nothing comes,
+the clock's: quiet markets are decided too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import orjson
+
+from cift_models import release
+from cift_models.errors import CiftError, InputError, StoreError
+from cift_models.events import GAP, HALT, Events, merge
+from cift_models.feeds.binance.listing import MARKETS, canonical
+from cift_models.files import write_atomic
+from cift_models.instruments import SECOND, Session, Universe, stretch
+from cift_models.settings import get_settings
+from cift_models.stores.releases import Releases
+from serving import wire
+from serving.feed.backlog import Backlog, Item, Source
+from serving.feed.books import Books, events_of, listing_of
+from serving.feed.capture import FLUSH_S, Captures
+from serving.feed.client import Client, Clock, WallClock, clock_beside
+from serving.feed.record import Options, counted, listings
+from serving.feed.rest import Rest
+from serving.feed.sender import IN_FLIGHT, Sender, ask_model, http_address
+from serving.feed.venue import BREAK, SNAPSHOT, Venue
+
+log = logging.getLogger("cift.feed")
+
+PACKET = 500
+"""Events in one message to the service."""
+BEAT_S = 0.1
+"""How long nothing may come before the clock is asked for the time."""
+GATHER_S = 0.002
+"""Pause between two readings of the backlog: a reading costs about as much for one line as for a hundred."""
+LAST_WORD_S = 5.0
+"""How long a feed that ends in an error tries to say that it does."""
+SESSION_HOURS = 24
+"""A session that the feed begins lasts so long. A venue that never closes has none of its own, and the wire wants a close."""
+
+
+def universe_of(served: Mapping[str, Any]) -> tuple[Universe, int]:
+    """The instruments of the release that a service speaks for, and the distance of its instants, ns. It must lie in this home."""
+    manifest = release.verify(Releases(get_settings().home).directory(served["release"]))
+    return Universe.from_json(manifest.universe), int(manifest.features["clock_ns"])
+
+
+def sources_of(universe: Universe, market: str | None, symbols: Sequence[str] | None) -> dict[Source, int]:
+    """What to listen to, and the place of each in the universe: all of it, or some symbols of a market. Raises InputError."""
+    places: dict[Source, int] = {}
+    for i, name in enumerate(universe.symbols):
+        symbol, _, suffix = name.rpartition(".")
+        if suffix.lower() in MARKETS:
+            places[Source(symbol, suffix.lower())] = i
+    if symbols is not None:
+        wanted = [Source(symbol, market or "spot") for symbol in symbols]
+        for source in wanted:
+            if source not in places:
+                raise InputError(
+                    f"The service knows no {canonical(*source)}.", hint=f"Its release was trained for {', '.join(universe.symbols)}."
+                )
+        places = {source: places[source] for source in wanted}
+    if not places:
+        raise InputError(
+            f"The service's release knows {', '.join(universe.symbols)}: no symbol of Binance.",
+            hint="Train one on data from `cift ingest binance`: its symbols are called BTCUSDT.SPOT, BTCUSDT.USDM, BTCUSD_PERP.COINM.",
+        )
+    return places
+
+
+class Stream:
+    """Lines to the service's messages: pure, apart from its memory; one thread at a time.
+
+    Each call of `take` gives parts of the wire (session, events, advance), each with the session that it belongs to.
+
+    session   that runs; None before the first line
+    reached   time that all symbols have reached, ns
+    steps     how often the receive clock went back: such lines are as late as the greatest time before them
+    """
+
+    def __init__(self, universe: Universe, places: Mapping[Source, int], clock_ns: int, books: Books, session_ns: int) -> None:
+        self.universe = universe
+        self.books = books
+        self.session: Session | None = None
+        self.reached = 0
+        self.events = 0
+        self.steps = 0
+        self._places = places
+        self._clock_ns = clock_ns
+        self._session_ns = session_ns
+        self._held: list[Events] = []
+        self._told = 0
+
+    def resume(self, session: Session, watermark: int, now: int) -> list[tuple[Session, dict[str, Any]]]:
+        """Go on with a session that the service is in, behind a gap: nobody knows what came since.
+
+        The gap is told twice, right behind what the service had and now: it may still be reading what the feed before this one sent.
+        """
+        self.session, self._told = session, watermark
+        self.reached = max(now, watermark + 1) + 1
+        times = sorted({watermark + 1, self.reached - 1})
+        gaps = merge([self._gaps(ts) for ts in times], self.universe.levels)
+        return [(session, _session(session)), (session, {"events": wire.write_events(gaps, self.universe)})]
+
+    def take(self, items: Sequence[Item], now: int) -> list[tuple[Session, dict[str, Any]]]:
+        """Messages that lines give, received in this order, with time as far as `now` where there are none. O(bytes)."""
+        for run in _steady(items, self.reached):
+            if run[0].recv < self.reached:
+                if not self.steps:
+                    log.warning(
+                        "the receive clock went back by %.6f s: time stands until it catches up", (self.reached - run[0].recv) / SECOND
+                    )
+                self.steps += 1
+            for source, rows in self.books.push(run):
+                for one in rows:
+                    events = events_of(one, self._places[source])
+                    if len(events):
+                        # A time that lies before one that was told would be late: it could be used no earlier than that.
+                        self._held.append(replace(events, ts=np.maximum(events.ts, self.reached)))
+            self.reached = max(self.reached, run[-1].recv)
+        if not items:
+            self.reached = max(self.reached, now)
+        return self._leave(self.reached)
+
+    def restart(self) -> None:
+        """Begin a new session with what comes next: the service has forgotten the one that runs."""
+        self.session = None
+
+    def finish(self) -> list[tuple[Session, dict[str, Any]]]:
+        """What is held, and a gap of every symbol behind it: from here on nobody knows."""
+        out = self._leave(self.reached + 1)
+        if self.session is not None and self.reached < self.session.close:
+            out.append((self.session, {"events": wire.write_events(self._gaps(self.reached + 1), self.universe)}))
+        return out
+
+    def _leave(self, before: int) -> list[tuple[Session, dict[str, Any]]]:
+        """Messages of what is held with ts < before, and of the time, where that decides an instant."""
+        out: list[tuple[Session, dict[str, Any]]] = []
+        events = merge(self._held, self.universe.levels) if self._held else Events.empty(0, self.universe.levels)
+        cut = int(np.searchsorted(events.ts, before))
+        self._held = [events[cut:]] if cut < len(events) else []
+        at = 0
+        while at < cut:
+            if self.session is None or int(events.ts[at]) > self.session.close:
+                if self.session is not None:
+                    out.append((self.session, {"advance": self.session.close + 1}))
+                out.append(self._begin(int(events.ts[at])))
+            assert self.session is not None
+            end = min(cut, at + PACKET, int(np.searchsorted(events.ts, self.session.close, "right")))
+            out.append((self.session, {"events": wire.write_events(events[at:end], self.universe)}))
+            self._told = int(events.ts[end - 1])
+            at = end
+        self.events += cut
+        if self.session is not None and self._decides(self.reached):
+            self._told = self.reached
+            out.append((self.session, {"advance": self.reached}))
+        return out
+
+    def _begin(self, ts: int) -> tuple[Session, dict[str, Any]]:
+        begun = stretch(ts, ts)
+        self.session = Session(begun.day, begun.open, begun.open + self._session_ns)
+        self._told = self.session.open
+        return self.session, _session(self.session)
+
+    def _decides(self, t: int) -> bool:
+        """Whether an instant lies between the time that was told last and t: told at t, it is decided."""
+        assert self.session is not None
+        opened = self.session.open
+        return t > self._told and (t - 1 - opened) // self._clock_ns > (self._told - 1 - opened) // self._clock_ns
+
+    def until_next_s(self, now: int) -> float:
+        """Seconds until the clock passes the next instant, at most BEAT_S."""
+        if self.session is None:
+            return BEAT_S
+        left = self._clock_ns - (now - self.session.open) % self._clock_ns
+        return min(BEAT_S, left / 1e9 + 1e-4)
+
+    def _gaps(self, ts: int) -> Events:
+        """A gap of every symbol."""
+        gaps = Events.empty(len(self._places), self.universe.levels)
+        gaps.symbol[:] = sorted(self._places.values())
+        gaps.ts[:], gaps.sequence[:], gaps.kind[:] = ts, _BEHIND, HALT | GAP
+        return gaps
+
+
+_BEHIND = 2**61
+"""A sequence behind every other of its nanosecond."""
+
+
+def _session(session: Session) -> dict[str, Any]:
+    return {"session": {"day": session.day, "open": session.open, "close": session.close}}
+
+
+def _steady(items: Sequence[Item], floor: int) -> list[list[Item]]:
+    """Lines in runs: a run begins where the clock steps behind the greatest time before, and where it has caught up with that again."""
+    runs: list[list[Item]] = []
+    behind = False
+    for item in items:
+        if not runs or (item.recv < floor) or behind:
+            runs.append([])
+        behind = item.recv < floor
+        floor = max(floor, item.recv)
+        runs[-1].append(item)
+    return runs
+
+
+class Join:
+    """Clients, stream and sender of one service, until `stop`."""
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        stream: Stream,
+        sender: Sender,
+        *,
+        captures: Captures | None = None,
+        state: Path | None = None,
+        clock: Clock | None = None,
+        tell: Callable[[str], None] = log.info,
+    ) -> None:
+        self.clients = clients
+        self.stream = stream
+        self.sender = sender
+        self.captures = captures
+        self.tell = tell
+        self.seconds = 0.0
+        self.lag_ms: deque[float] = deque(maxlen=100_000)
+        self._state = state
+        self._clock = clock or WallClock()
+        self._backlog = clients[0].backlog
+        self._stop = asyncio.Event()
+        self._flushed = 0.0
+
+    def stop(self) -> None:
+        """Send what was received, and a gap behind it; then end `run`."""
+        self._stop.set()
+
+    async def run(self, seconds: float | None = None) -> None:
+        """Feed until `stop`, or for some seconds. Raises what client and sender raise, and what makes a stream unreadable."""
+        began = told = time.monotonic()
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1, "feed")
+        running = [asyncio.create_task(one.run()) for one in (*self.clients, self.sender)]
+        try:
+            await self._resume()
+            while not self._stop.is_set() and (seconds is None or time.monotonic() - began < seconds):
+                items = await self._backlog.take(timeout_s=self.stream.until_next_s(self._clock.now()))
+                # Asked while nothing waits: whatever comes later was received later.
+                now = self._clock.now()
+                if self.sender.forgotten is not None and self.sender.forgotten == self.stream.session:
+                    self.stream.restart()
+                parts, wanting = await loop.run_in_executor(pool, self._work, items, now)
+                for item in items:
+                    if item.kind in (SNAPSHOT, BREAK) and item.source is not None:
+                        self._client(item.source).settle(item.source.symbol)
+                for source in wanting:
+                    self._client(source).ask(source.symbol)
+                await self._send(parts, running)
+                self._check(running)
+                if time.monotonic() - told >= 10:
+                    told = time.monotonic()
+                    self.tell(self._progress(told - began))
+                await asyncio.sleep(GATHER_S)
+            for task in running[:-1]:
+                task.cancel()
+            await asyncio.gather(*running[:-1], return_exceptions=True)
+            parts, _ = await loop.run_in_executor(pool, self._work, await self._backlog.take(timeout_s=0), self._clock.now())
+            await self._send([*parts, *self.stream.finish()], running)
+            await self._settled(running[-1])
+        except CiftError:
+            # Whatever ended this, the service shall not take the last book for today's.
+            if not running[-1].done():
+                for session, part in self.stream.finish():
+                    await self.sender.send(session, part)
+                await asyncio.wait([asyncio.create_task(self.sender.drained())], timeout=LAST_WORD_S)
+            raise
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            pool.shutdown()
+            if self.captures is not None:
+                self.captures.close()
+            for client in self.clients:
+                await client.rest.close()
+            self.seconds = time.monotonic() - began
+
+    def _work(self, items: Sequence[Item], now: int) -> tuple[list[tuple[Session, dict[str, Any]]], list[Source]]:
+        turned: list[Source] = []
+        if self.captures is not None:
+            turned = self.captures.write(items)
+            if time.monotonic() - self._flushed >= FLUSH_S:
+                self._flushed = time.monotonic()
+                self.captures.flush()
+        parts = self.stream.take(items, now)
+        return parts, turned + self.stream.books.wanting()
+
+    async def _send(self, parts: Sequence[tuple[Session, dict[str, Any]]], running: Sequence[asyncio.Task]) -> None:
+        for session, part in parts:
+            if "session" in part and self._state is not None:
+                write_atomic(self._state, orjson.dumps(asdict(session)))
+            sending = asyncio.create_task(self.sender.send(session, part))
+            await asyncio.wait([sending, running[-1]], return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                sending.cancel()
+            self._check(running[-1:])
+
+    def _check(self, running: Sequence[asyncio.Task]) -> None:
+        """Raise what ended a task that never ends, and what no line of a stream mends."""
+        for task in running:
+            if task.done():
+                task.result()
+        for client in self.clients:
+            client.failed()
+        for error in self.stream.books.broken.values():
+            raise error
+
+    async def _settled(self, sending: asyncio.Task, patience_s: float = 30.0) -> None:
+        drained = asyncio.create_task(self.sender.drained())
+        await asyncio.wait([drained, sending], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        if sending.done():
+            sending.result()
+        if self.sender.unacknowledged:
+            raise StoreError(
+                f"{self.sender.unacknowledged} messages were not acknowledged within {patience_s:.0f} s.", hint="Look at the service's log."
+            )
+
+    async def _resume(self) -> None:
+        """Go on with the session of a feed that was stopped or killed, where the service is still in it."""
+        if self._state is None or not self._state.exists():
+            return
+        session = Session(**orjson.loads(self._state.read_bytes()))
+        served = await ask_model(self.sender.url)
+        watermark = served["watermark"]
+        if served["session"] != session.day or not session.open <= watermark <= session.close or self._clock.now() > session.close:
+            return
+        self.tell(f"going on with the session of {session.day}, behind a gap")
+        for told, part in self.stream.resume(session, watermark, self._clock.now()):
+            await self.sender.send(told, part)
+
+    def _client(self, source: Source) -> Client:
+        return next(client for client in self.clients if client.venue.market == source.market)
+
+    def _progress(self, seconds: float) -> str:
+        messages = sum(client.counts.messages for client in self.clients)
+        books, sources = self.stream.books, sum(len(client.sources) for client in self.clients)
+        off = "".join(f"; {client.venue.market} not connected" for client in self.clients if not client.connected)
+        return (
+            f"{seconds:,.0f} s: {messages:,} messages, {self.stream.events:,} events, {books.whole} of {sources} books whole, "
+            f"{books.gaps} gaps, {self.sender.acknowledged:,} messages acknowledged, {self.sender.unacknowledged} in flight"
+            + off
+            + ("" if self.sender.connected else "; the service is not connected")
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What was fed, as JSON."""
+        session, lag = self.stream.session, sorted(self.lag_ms)
+        return {
+            "seconds": round(self.seconds, 3),
+            "session": asdict(session) if session else None,
+            "events": self.stream.events,
+            "applied": self.sender.applied,
+            "late": self.sender.late,
+            "again": self.sender.again,
+            "acknowledged": self.sender.acknowledged,
+            "service_connections": self.sender.connections,
+            "decisions": len(lag),
+            "clock_steps": self.stream.steps,
+            "lag_ms": {
+                name: lag[min(len(lag) - 1, int(share * len(lag)))] if lag else None for name, share in (("p50", 0.5), ("p99", 0.99))
+            },
+            "markets": {client.venue.market: counted(client, self.stream.books) for client in self.clients},
+        }
+
+
+class Decisions:
+    """What the service says: counted by action, timed against its instant, written down where a file is given."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.actions: Counter[str] = Counter()
+        self.lag_ms: deque[float] | None = None
+        self.clock: Clock = WallClock()
+        self._file: IO[bytes] | None = None
+        if path is not None:
+            try:
+                self._file = open(path, "ab")  # noqa: SIM115 (closed by `close`)
+            except OSError as error:
+                raise InputError(f"{path}: {error.strerror}.", hint="Expected a file that can be written: --decisions FILE.") from error
+
+    def __call__(self, said: dict[str, Any]) -> None:
+        if self.lag_ms is not None:
+            self.lag_ms.append((self.clock.now() - said["as_of"]) / 1e6)
+        self.actions.update(one["action"] for one in said["symbols"].values())
+        if self._file is not None:
+            self._file.write(orjson.dumps(said) + b"\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+async def join(
+    url: str,
+    *,
+    symbols: Sequence[str] | None,
+    venue: Callable[[str], Venue],
+    market: str | None = None,
+    options: Options | None = None,
+    in_flight: int = IN_FLIGHT,
+    record: Path | None = None,
+    decisions: Decisions | None = None,
+    state: Path | None = None,
+    clock: Clock | None = None,
+    session_hours: int = SESSION_HOURS,
+    tell: Callable[[str], None] = log.info,
+) -> Join:
+    """A feed of the service at `url`, ready to run. Asks the service what it knows, and the exchange whether it still counts the same.
+
+    Raises StoreUnavailable where either does not answer, InputError where they do not fit.
+    """
+    if not 1 <= session_hours * 3600 * SECOND <= wire.MAX_SESSION_NS:
+        raise InputError(f"--session-hours is {session_hours}.", hint="Expected 1 to 168.")
+    options, heard = options or Options(), decisions or Decisions(None)
+    http_address(url)
+    universe, clock_ns = universe_of(await ask_model(url))
+    places = sources_of(universe, market, symbols)
+    captures = Captures(record) if record is not None else None
+    backlog = Backlog(options.limit)
+    clients = []
+    for name in dict.fromkeys(source.market for source in places):
+        rest = Rest(venue(name))
+        clock = clock or await clock_beside(rest, options.clock)
+        mine = [source.symbol for source in places if source.market == name]
+        for source, listed in (await listings(rest, mine, record, options.instruments)).items():
+            instrument = universe.instruments[places[source]]
+            its = (instrument.price_scale, instrument.tick_units, instrument.lot_scale)
+            now = (10**listed.price_places, listed.tick_units, 10**listed.lot_places)
+            if its != now:
+                raise InputError(
+                    f"{instrument.symbol}: the release counts (price scale, tick, lot scale) {its}, the exchange lists {now} now.",
+                    hint="Ingest recent data and train on it: what a tick is has changed.",
+                )
+        clients.append(Client(rest, mine, backlog, clock=clock, depth_ms=options.depth_ms, silence_s=options.silence_s))
+    grids = {source: listing_of(universe.instruments[i]) for source, i in places.items()}
+    books = Books(grids, {source: universe.instruments[i].levels for source, i in places.items()})
+    stream = Stream(universe, places, clock_ns, books, session_hours * 3600 * SECOND)
+    sender = Sender(url, universe.symbols, heard, in_flight)
+    made = Join(clients, stream, sender, captures=captures, state=state, clock=clock, tell=tell)
+    heard.lag_ms, heard.clock = made.lag_ms, clock or WallClock()
+    return made

@@ -1,0 +1,189 @@
+"""The recorder: one market's streams to capture files, with the snapshots that make their books whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cift_models.feeds.binance.listing import Listing, canonical, find, read_exchange_info
+from cift_models.files import write_atomic
+from serving.feed.backlog import LIMIT, Backlog, Item, Source
+from serving.feed.books import Books
+from serving.feed.capture import FLUSH_S, Captures
+from serving.feed.client import SILENCE_S, Client, Clock, clock_beside
+from serving.feed.rest import Rest
+from serving.feed.venue import BREAK, SNAPSHOT, Venue
+
+log = logging.getLogger("cift.feed")
+
+PAUSE_S = 0.1
+"""Between two readings of the backlog: nobody waits for a recorded line, and a reading costs the same for one line as for hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a client connects and how much may wait; `instruments` is an exchangeInfo on disk instead of the exchange's own; `clock` is here,
+    or exchange for a recording that is replayed (client.clock_beside)."""
+
+    depth_ms: int = 100
+    silence_s: float = SILENCE_S
+    limit: int = LIMIT
+    instruments: Path | None = None
+    clock: str = "here"
+
+
+async def listings(rest: Rest, symbols: Sequence[str], folder: Path | None, instruments: Path | None) -> dict[Source, Listing]:
+    """What a tick and a lot of each symbol are, from a file or as the exchange says now; what it says is kept in `folder`, if one is given.
+
+    Raises InputError for a symbol that the market has not.
+    """
+    market = rest.venue.market
+    if instruments is None:
+        body = await rest.exchange_info(symbols)
+        if folder is None:
+            import tempfile
+
+            with tempfile.TemporaryDirectory() as room:
+                return _read(_kept(Path(room), market, body), market, symbols)
+        instruments = _kept(folder, market, body)
+    return _read(instruments, market, symbols)
+
+
+def _kept(folder: Path, market: str, body: bytes) -> Path:
+    path = folder / f"{market}_exchangeinfo.json"
+    write_atomic(path, body)
+    return path
+
+
+def _read(path: Path, market: str, symbols: Sequence[str]) -> dict[Source, Listing]:
+    known = read_exchange_info(path, market)
+    return {Source(symbol, market): find(known, symbol, market) for symbol in symbols}
+
+
+class Recorder:
+    """Writes what a client receives. Work on lines is done on a thread, so that receive times stay true."""
+
+    def __init__(
+        self, client: Client, captures: Captures, books: Books, *, flush_s: float = FLUSH_S, tell: Callable[[str], None] = log.info
+    ) -> None:
+        self.client = client
+        self.captures = captures
+        self.books = books
+        self.flush_s = flush_s
+        self.tell = tell
+        self.seconds = 0.0
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Write what was received, and end `run`."""
+        self._stop.set()
+
+    async def run(self, seconds: float | None = None) -> None:
+        """Record until `stop`, or for some seconds. Raises what the client raises, and StoreError where the disk takes no more."""
+        began = flushed = told = time.monotonic()
+        connection = asyncio.create_task(self.client.run())
+        loop = asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1, "record")
+        try:
+            while not self._stop.is_set() and not connection.done() and (seconds is None or time.monotonic() - began < seconds):
+                items = await self.client.backlog.take(timeout_s=PAUSE_S)
+                now = time.monotonic()
+                flush = now - flushed >= self.flush_s
+                flushed = now if flush else flushed
+                wanting = await loop.run_in_executor(pool, self._work, items, flush)
+                for item in items:
+                    if item.kind in (SNAPSHOT, BREAK) and item.source is not None:
+                        self.client.settle(item.source.symbol)
+                for source in wanting:
+                    self.client.ask(source.symbol)
+                self.client.failed()
+                if now - told >= 10:
+                    told = now
+                    self.tell(self._progress(now - began))
+                await _pause(self._stop, PAUSE_S)
+            connection.cancel()
+            await asyncio.wait([connection])
+            if not connection.cancelled():
+                await connection
+            await loop.run_in_executor(pool, self._work, await self.client.backlog.take(timeout_s=0), True)
+        finally:
+            connection.cancel()
+            pool.shutdown()
+            self.captures.close()
+            await self.client.rest.close()
+            self.seconds = time.monotonic() - began
+
+    def _work(self, items: Sequence[Item], flush: bool) -> list[Source]:
+        """Write lines and read them; returns the symbols whose snapshot is wanted."""
+        # A day's file that begins with a snapshot of its own can be read without the day before.
+        turned = self.captures.write(items)
+        self.books.push(items)
+        if flush:
+            self.captures.flush()
+        return turned + self.books.wanting()
+
+    def _progress(self, seconds: float) -> str:
+        counts, backlog = self.client.counts, self.client.backlog
+        return (
+            f"{seconds:,.0f} s: {counts.messages:,} messages, {self.captures.lines:,} lines in {self.captures.bytes / 1e6:,.1f} MB, "
+            f"{self.books.whole} of {len(self.client.sources)} books whole, {self.books.gaps} gaps, "
+            f"{counts.connects - 1 if counts.connects else 0} reconnections, {backlog.size / 1e6:.1f} MB waiting"
+            + ("" if self.client.connected else "; not connected")
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What was recorded, as JSON."""
+        return {
+            "market": self.client.venue.market,
+            "symbols": [source.symbol for source in self.client.sources],
+            "seconds": round(self.seconds, 3),
+            "lines": self.captures.lines,
+            "bytes": self.captures.bytes,
+            **counted(self.client, self.books),
+        }
+
+
+def counted(client: Client, books: Books) -> dict[str, Any]:
+    """What a client and its books have met, as JSON."""
+    counts, backlog = client.counts, client.backlog
+    return {
+        "messages": counts.messages,
+        "snapshots": counts.snapshots,
+        "connects": counts.connects,
+        "breaks": dict(counts.breaks),
+        "gaps": books.gaps,
+        "resyncs": books.resyncs,
+        "damaged": books.damaged,
+        "conflated": backlog.conflated,
+        "dropped": {canonical(*source): n for source, n in backlog.dropped.items()},
+        "overflows": {canonical(*source): n for source, n in backlog.gaps.items()},
+        "waited": backlog.waited,
+        "broken": {canonical(*source): error.message for source, error in books.broken.items()},
+    }
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass
+
+
+async def recorder(
+    venue: Venue, symbols: Sequence[str], folder: Path, options: Options, *, clock: Clock | None = None, flush_s: float = FLUSH_S,
+    tell: Callable[[str], None] = log.info,
+) -> Recorder:  # fmt: skip
+    """A recorder of some symbols of a market, ready to run. Asks the exchange what they are. Raises InputError, StoreUnavailable."""
+    captures = Captures(folder)
+    rest = Rest(venue)
+    clock = clock or await clock_beside(rest, options.clock)
+    known: Mapping[Source, Listing] = await listings(rest, symbols, folder, options.instruments)
+    client = Client(rest, symbols, Backlog(options.limit), clock=clock, depth_ms=options.depth_ms, silence_s=options.silence_s)
+    return Recorder(client, captures, Books(known), flush_s=flush_s, tell=tell)
