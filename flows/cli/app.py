@@ -11,11 +11,13 @@ from flows.cli import (
     demo,
     doctor,
     evaluate,
+    feed,
     ingest,
     migrate,
     predict,
     promote,
     quality,
+    record,
     replay,
     rollback,
     seed,
@@ -47,6 +49,8 @@ app.command("promote")(promote.promote)
 app.command("rollback")(rollback.rollback)
 app.command("serve")(serve.serve)
 app.command("replay")(replay.replay)
+app.command("record")(record.record)
+app.command("feed")(feed.feed)
 app.command("status")(status.status)
 app.command("migrate")(migrate.migrate)
 app.command("doctor")(doctor.doctor)
