@@ -22,6 +22,7 @@ from flows.cli import (
     rollback,
     seed,
     serve,
+    sql,
     status,
     train,
 )
@@ -52,6 +53,7 @@ app.command("replay")(replay.replay)
 app.command("record")(record.record)
 app.command("feed")(feed.feed)
 app.command("status")(status.status)
+app.command("sql")(sql.sql)
 app.command("migrate")(migrate.migrate)
 app.command("doctor")(doctor.doctor)
 app.command("clean")(clean.clean)
