@@ -24,7 +24,7 @@ from cift_models.feeds.day import FeedDay
 from cift_models.feeds.lean import read_lean
 from cift_models.feeds.lobster import read_lobster
 from cift_models.feeds.quality import check_day
-from cift_models.feeds.quality_plot import draw
+from cift_models.feeds.quality_plot import LEFT, RIGHT, WIDTH, draw
 from cift_models.feeds.quality_report import StoredTable, _Table, report
 from cift_models.feeds.quality_summary import Summary, clock_in_words, counted, summarise, summarise_report
 from cift_models.feeds.quality_time import Bins, Gap, OpenTime, gap_facts, joined, silences, stops
@@ -201,7 +201,7 @@ def coin_day() -> tuple[FeedDay, FeedDay]:
             "trades": frame(trades, TRADES.polars_schema()),
             "status": frame(status, STATUS.polars_schema()),
             "quotes": frame([(at(1), at(1), 1, 100, 1, 101, 1)], QUOTES.polars_schema()),
-            "book_state": frame([(at(51.25), at(50), 7, 1, 1_000, 5)], BOOK_STATE.polars_schema()),
+            "book_state": frame([(at(40), at(50), 7, 1, 1_000, 5)], BOOK_STATE.polars_schema()),
         },
         source, "a", {"book": apart.with_columns(reason=pl.lit("no_snapshot"))},
     )  # fmt: skip
@@ -302,6 +302,7 @@ def test_the_line_of_an_ingest_and_of_a_day() -> None:
     halt = frame([(at(1), at(1), 0, True, False)], STATUS.polars_schema())
     quiet = FeedDay(COIN, one.session, {"status": halt}, {"feed": "test", "receive_clock": False})
     assert str(summarise(quiet, check_day(quiet))) == "1 row, none in quarantine; no gap; 1 halt; no receive clock"
+    assert summarise_report(report_of(quiet)) == summarise(quiet, check_day(quiet))
     assert clock_in_words(23.456, 0.0) == "received 23.5 ms after it was sent"
     assert clock_in_words(23.456, 0.01) == "received 23.5 ms after it was sent, 1.00% before"
     assert counted(2_000, "gap of the feed") == "2,000 gaps of the feed"
@@ -494,6 +495,14 @@ def test_the_picture_shows_what_the_report_says() -> None:
     assert any("spread, ticks of 0.1" in text for text in texts) and any("over 1 s" in text for text in texts)
     # One polygon a panel and gap, in the gap's colour, and one in the legend.
     assert svg.count("stroke: #c0392b") == 4 and svg.count("stroke: #7f8c8d") == 4 and "silence" not in texts
+    # 120 s over the width between the margins: 30 to 35 s, 60 to 100 s.
+    spans = {"#c0392b": (30, 35), "#7f8c8d": (60, 100)}
+    for path in tree.iter("{http://www.w3.org/2000/svg}path"):
+        for colour, between in spans.items():
+            if f"stroke: {colour}" in path.get("style", "") and path.get("clip-path"):
+                numbers = [float(word) for word in path.attrib["d"].split() if word not in ("M", "L", "z")]
+                edges = [LEFT * 72 + (WIDTH - LEFT - RIGHT) * 72 * s / 120 for s in between]
+                assert sorted(set(numbers[::2])) == pytest.approx(edges, abs=1e-4)
     assert "<metadata>" not in svg and "<dc:date>" not in svg
 
 
@@ -578,7 +587,7 @@ def test_a_report_is_made_once_and_again_when_the_data_change(ticks: Counting) -
     fewer = replace(two, tables={"book": two.tables["book"][:1]})
     ticks.write_day(fewer, check_day(fewer))
     assert look()["rows"] == first["rows"] - 1
-    path.write_bytes(data.replace(first["code"].encode(), b"0" * 64))
+    path.write_bytes(path.read_bytes().replace(first["code"].encode(), b"0" * 64))
     assert look()["code"] == first["code"]
 
 
@@ -597,6 +606,7 @@ def test_the_command_in_words(ticks: Counting, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "receive clock 1.25 s behind the exchange's" in done.output.splitlines()[1]
     assert [line.split()[1] for line in quality("COIN").output.splitlines()[1:]] == ["2024-08-08", "2024-08-09"]
+    assert quality("COIN", "2024-08-09").output.startswith("COIN 2024-08-09, 00:01:40.000 to 00:01:55.000 (UTC)")
     text = quality("COIN", "2024-08-08").output
     for said in (
         "COIN 2024-08-08, 00:00:00.000 to 00:01:00.000, 00:01:40.000 to 00:02:00.000 (UTC)",
