@@ -10,6 +10,10 @@ from typing import Any
 import polars as pl
 from clickhouse_driver import Client
 
+from cift_models.instruments import Session
+from cift_models.models.protocol import Panel
+from cift_models.refs import PartitionRef
+from cift_models.schema import PREDICTIONS
 from cift_models.stores.clickhouse import ClickHouseFeatures
 from cift_models.stores.clickhouse_server import literal
 from tests.servers import ClickHouse
@@ -77,3 +81,28 @@ def chdb_store(session: Any) -> ClickHouseFeatures:
     store._server = ChdbServer(session, database())  # type: ignore[assignment]
     assert store.migrate()[1] == ()
     return store
+
+
+def put(store: ClickHouseFeatures, panel: Panel) -> PartitionRef:
+    """Write the features of a panel."""
+    arrays = {name: getattr(panel, name) for name in ("as_of", "offsets", "x", "valid", "why")}
+    return store.write(panel.universe, panel.features, Session(panel.session, panel.open, panel.close), **arrays)
+
+
+def get(store: ClickHouseFeatures, panel: Panel, ref: PartitionRef):
+    return store.read(panel.universe, panel.features, Session(panel.session, panel.open, panel.close), ref.sha256)
+
+
+def versions(store: ClickHouseFeatures, panel: Panel) -> tuple[PartitionRef, ...]:
+    return store.versions(panel.universe, panel.features, Session(panel.session, panel.open, panel.close))
+
+
+def same(found, panel: Panel) -> bool:
+    return all(getattr(found, name).tobytes() == getattr(panel, name).tobytes() for name in ("as_of", "offsets", "x", "valid", "why"))
+
+
+def predictions(value: float, n: int = 100) -> pl.DataFrame:
+    """n rows that all say `value`."""
+    row = {"symbol": "S0", "available_at": 2 * n, "release": "", "model": "linear", "fold": 1, "max_train_t1": -1, "ready": True}
+    rows = [{**row, "as_of": t, "mean_bps": value, "p_down": None, "p_flat": None, "p_up": None} for t in range(n)]
+    return pl.DataFrame(rows, schema=PREDICTIONS.polars_schema())

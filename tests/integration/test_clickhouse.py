@@ -17,10 +17,7 @@ import polars as pl
 import pytest
 
 from cift_models.errors import NotStored, SchemaMismatch, SettingsError, StoreError, StoreUnavailable
-from cift_models.instruments import Session
 from cift_models.models.protocol import Panel
-from cift_models.refs import PartitionRef
-from cift_models.schema import PREDICTIONS
 from cift_models.settings import get_settings
 from cift_models.stores import clickhouse as store_module
 from cift_models.stores.clickhouse import ClickHouseFeatures
@@ -28,7 +25,7 @@ from cift_models.stores.clickhouse_server import Connection
 from cift_models.stores.clickhouse_tables import LACKS
 from cift_models.stores.features import open_features
 from tests import servers
-from tests.clickhouse_stores import database, fresh_store, sql, url
+from tests.clickhouse_stores import database, fresh_store, get, predictions, put, same, sql, url, versions
 from tests.panels import toy_panel
 from tests.processes import ROOT
 from tests.proxy import proxy
@@ -50,30 +47,6 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions of a test come in several blocks, as real ones do."""
     monkeypatch.setattr(store_module, "BLOCK_CELLS", 1)
     monkeypatch.setattr(store_module, "BLOCK_ROWS", 30)
-
-
-def put(store: ClickHouseFeatures, panel: Panel) -> PartitionRef:
-    arrays = {name: getattr(panel, name) for name in ("as_of", "offsets", "x", "valid", "why")}
-    return store.write(panel.universe, panel.features, Session(panel.session, panel.open, panel.close), **arrays)
-
-
-def get(store: ClickHouseFeatures, panel: Panel, ref: PartitionRef):
-    return store.read(panel.universe, panel.features, Session(panel.session, panel.open, panel.close), ref.sha256)
-
-
-def versions(store: ClickHouseFeatures, panel: Panel) -> tuple[PartitionRef, ...]:
-    return store.versions(panel.universe, panel.features, Session(panel.session, panel.open, panel.close))
-
-
-def same(found, panel: Panel) -> bool:
-    return all(getattr(found, name).tobytes() == getattr(panel, name).tobytes() for name in ("as_of", "offsets", "x", "valid", "why"))
-
-
-def predictions(value: float, n: int = 100) -> pl.DataFrame:
-    """n rows that all say `value`."""
-    row = {"symbol": "S0", "available_at": 2 * n, "release": "", "model": "linear", "fold": 1, "max_train_t1": -1, "ready": True}
-    rows = [{**row, "as_of": t, "mean_bps": value, "p_down": None, "p_flat": None, "p_up": None} for t in range(n)]
-    return pl.DataFrame(rows, schema=PREDICTIONS.polars_schema())
 
 
 def features_table(server: ClickHouse, name: str) -> str:
@@ -163,7 +136,7 @@ WRITER = """
 import os, signal, sys
 from cift_models.stores import clickhouse
 from cift_models.stores.clickhouse_server import Connection
-from tests.integration.test_clickhouse import predictions, put
+from tests.clickhouse_stores import predictions, put
 from tests.panels import toy_panel
 clickhouse.BLOCK_CELLS, clickhouse.BLOCK_ROWS = 1, 30
 panel = toy_panel(steps=40, symbols=2)
