@@ -53,6 +53,7 @@ class Server:
     password   of `user`, if one is to be asked for
     read_only  refuses writes
     options    more configuration, in the server's own words (environment of QuestDB, profile of ClickHouse, directives of Redis)
+    tied       killed when the process that started it ends, however that ends
     """
 
     folder: Path
@@ -60,6 +61,8 @@ class Server:
     password: str = ""
     read_only: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    tied: bool = False
+    _ties: list[subprocess.Popen] = field(default_factory=list, repr=False)
     _started: list[subprocess.Popen] = field(default_factory=list, repr=False)
 
     name: ClassVar[str]
@@ -109,6 +112,10 @@ class Server:
                 start_new_session=True,
             )  # fmt: skip
         self._started.append(process)
+        if self.tied:
+            # Its input ends with this process, since nobody else holds the other end of the pipe.
+            watch = ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$0"', str(process.pid)]
+            self._ties.append(subprocess.Popen(watch, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True))
         until = time.monotonic() + self.wait_s
         while not self.answers():
             if process.poll() is not None or time.monotonic() > until:
@@ -125,12 +132,23 @@ class Server:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self.kill()
+        self._untie()
 
     def kill(self) -> None:
         """kill -9: what a power cut does to the process (the page cache stays)."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(STOP_S)
+        self._untie()
+
+    def _untie(self) -> None:
+        """Before the number of the process can go to another one."""
+        while self._ties:
+            tie = self._ties.pop()
+            tie.kill()
+            tie.wait()
+            if tie.stdin is not None:
+                tie.stdin.close()
 
 
 class QuestDB(Server):

@@ -26,8 +26,8 @@ __all__ = ["ClickHouse", "QuestDB", "Redis", "Server", "Valkey", "clickhouse", "
 
 @contextmanager
 def running(kind: type[Server], folder: Path, **how: Any) -> Iterator[Any]:
-    """A server that answers, and is stopped at the end; `how` is password, read_only or options of Server."""
-    server = kind(Path(folder), local_servers.free_ports(kind), **how)
+    """A server that answers, and is stopped at the end, or killed with a test run that is; `how` is password, read_only or options."""
+    server = kind(Path(folder), local_servers.free_ports(kind), tied=True, **how)
     try:
         try:
             server.start()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -14,6 +16,7 @@ import pytest
 
 from scripts import local_servers
 from tests import servers
+from tests.processes import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +122,34 @@ def test_what_does_not_start_says_why(tmp_path: Path) -> None:
     wrong = servers.Redis(tmp_path / "third", taken.ports, options={"no-such-directive": "1"})
     with pytest.raises(local_servers.NotStarted, match=r"(?s)redis ended with 1.*no-such-directive"):
         wrong.start()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_server_ends_with_a_test_run_that_is_killed(restarted: bool, tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from tests import servers
+from tests.processes import ROOT
+with servers.redis({str(tmp_path / "redis")!r}) as server:
+    if {restarted}:
+        server.kill()
+        server.start()
+    print(server.ports["redis"], flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        server = servers.Redis(tmp_path / "redis", {"redis": int(run.stdout.readline())})
+        assert server.answers()
+        run.kill()
+    until = time.monotonic() + 10
+    while server.answers() and time.monotonic() < until:
+        time.sleep(0.02)
+    left = server.answers()
+    if left:
+        with socket.create_connection(("127.0.0.1", server.ports["redis"]), 5) as asked:
+            asked.sendall(b"SHUTDOWN NOSAVE\r\n")
+    assert not left
 
 
 def test_a_jar_that_is_not_the_one_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
