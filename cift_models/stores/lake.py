@@ -10,7 +10,7 @@ import fcntl
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,11 +158,13 @@ def to_parquet(frame: polars.DataFrame, fast: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(data: bytes, ref: PartitionRef) -> polars.DataFrame:
-    """The frame in some verified Parquet bytes. Raises SchemaMismatch where it is of another version of the table."""
+def from_parquet(
+    data: bytes, ref: PartitionRef, unpack: Callable[[polars.DataFrame], polars.DataFrame] = lambda frame: frame
+) -> polars.DataFrame:
+    """The frame in some verified Parquet bytes, unpacked. Raises SchemaMismatch where it is of another version of the table."""
     import polars as pl
 
-    frame = pl.read_parquet(io.BytesIO(data))
+    frame = unpack(pl.read_parquet(io.BytesIO(data)))
     table = table_of(ref.table, frame.columns)
     if ref.schema_hash != table.schema_hash or frame.schema != table.polars_schema():
         raise SchemaMismatch(

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cift_models.errors import DataError, EmptyRange, SchemaMismatch, StoreError, UnknownSymbol
-from cift_models.events import GAP, HALT, Events, check_order, merge
+from cift_models.events import BOOK, GAP, HALT, RESUME, Events, check_order, merge
 from cift_models.features import aggressor
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
 from cift_models.feeds.day import FeedDay
 from cift_models.feeds.quality import Checked
 from cift_models.instruments import CALENDARS, SECOND, Instrument, Session, Universe
 from cift_models.refs import PartitionRef
-from cift_models.schema import table_of
-from cift_models.stores import lake
+from cift_models.schema import BOOK, table_of
+from cift_models.stores import lake, packed_book
 
 if TYPE_CHECKING:
     import polars
@@ -237,10 +237,13 @@ class TickStore:
         streams = []
         for i, instrument in enumerate(universe.instruments):
             parts = self._event_partitions(instrument, session)
+            hole = False
             for part, following in zip_longest(parts, parts[1:]):
                 stream = events_of_tables({ref.table: self._partitions.rows(ref, facts) for ref, facts in part}, i)
+                if hole:
+                    hole = not _resume_at_book(stream)
                 if following and _close(part) < Session(**following[0][1]["session"]).open:
-                    stream = _gap_behind(stream)
+                    stream, hole = _gap_behind(stream), True
                 streams.append(stream)
         out = merge(streams, universe.levels)
         if len(streams) > len(universe):
@@ -343,13 +346,18 @@ class ParquetPartitions:
         return lake.read_manifest(self._home, key.path)
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
-        files = {lake.DATA: lake.to_parquet(frame)}
+        packed = packed_book.pack(frame) if key.table == BOOK.name else None
+        files = {lake.DATA: lake.to_parquet(frame if packed is None else packed)}
         if quarantined is not None:
             files[QUARANTINE] = lake.to_parquet(quarantined)
-        return lake.write_partition(self._home, key.path, files, facts)
+        encoding = {} if packed is None else {"encoding": packed_book.ENCODING}
+        return lake.write_partition(self._home, key.path, files, {**facts, **encoding})
 
     def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
-        return lake.from_parquet(lake.read_file(self._home, ref.key, facts, lake.DATA), ref)
+        data = lake.read_file(self._home, ref.key, facts, lake.DATA)
+        if facts.get("encoding") == packed_book.ENCODING:
+            return lake.from_parquet(data, ref, packed_book.unpack)
+        return lake.from_parquet(data, ref)
 
     def quarantined(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame | None:
         import polars as pl
@@ -408,6 +416,14 @@ def _gap_behind(stream: Events) -> Events:
     gap = Events.empty(1, stream.levels)
     gap.ts[:], gap.symbol[:], gap.sequence[:], gap.kind[:] = stream.ts[-1], stream.symbol[-1], stream.sequence[-1] + 1, HALT | GAP
     return Events(*(np.concatenate([getattr(e, f.name) for e in (stream, gap)]) for f in fields(Events)))
+
+
+def _resume_at_book(stream: Events) -> bool:
+    """Mark the first row of the book after a hole: it is whole again there, unless the feed itself says when. Returns whether it is."""
+    books = np.flatnonzero(stream.kind & BOOK)
+    if len(books) and not (stream.kind & (RESUME | HALT)).any():
+        stream.kind[books[0]] |= RESUME
+    return bool((stream.kind & RESUME).any())
 
 
 def _shorten(values: Sequence[Any]) -> str:
