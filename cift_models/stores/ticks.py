@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from cift_models.errors import DataError, EmptyRange, SchemaMismatch, StoreError, UnknownSymbol
-from cift_models.events import BOOK, GAP, HALT, RESUME, Events, check_order, merge
+from cift_models.events import BOOK as BOOK_BIT
+from cift_models.events import GAP, HALT, RESUME, Events, check_order, merge
 from cift_models.features import aggressor
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
 from cift_models.feeds.day import FeedDay
 from cift_models.feeds.quality import Checked
 from cift_models.instruments import CALENDARS, SECOND, Instrument, Session, Universe
 from cift_models.refs import PartitionRef
-from cift_models.schema import BOOK, table_of
+from cift_models.schema import BOOK as BOOK_TABLE
+from cift_models.schema import table_of
 from cift_models.stores import lake, packed_book
 
 if TYPE_CHECKING:
@@ -346,7 +348,7 @@ class ParquetPartitions:
         return lake.read_manifest(self._home, key.path)
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
-        packed = packed_book.pack(frame) if key.table == BOOK.name else None
+        packed = packed_book.pack(frame) if key.table == BOOK_TABLE.name else None
         files = {lake.DATA: lake.to_parquet(frame if packed is None else packed)}
         if quarantined is not None:
             files[QUARANTINE] = lake.to_parquet(quarantined)
@@ -420,7 +422,7 @@ def _gap_behind(stream: Events) -> Events:
 
 def _resume_at_book(stream: Events) -> bool:
     """Mark the first row of the book after a hole: it is whole again there, unless the feed itself says when. Returns whether it is."""
-    books = np.flatnonzero(stream.kind & BOOK)
+    books = np.flatnonzero(stream.kind & BOOK_BIT)
     if len(books) and not (stream.kind & (RESUME | HALT)).any():
         stream.kind[books[0]] |= RESUME
     return bool((stream.kind & RESUME).any())
