@@ -314,7 +314,7 @@ def test_the_largest_recorded_quote_file() -> None:
 
 @pytest.mark.real_data
 def test_odd_conditions_are_no_prices_of_the_market() -> None:
-    """In regular hours half of the trades set apart lie outside the quote before them, 2 % of the others."""
+    """In regular hours 44 % of the trades set apart lie outside the quote before them, 1.6 % of the others (nine days of symbols)."""
     outside = {"good": [0, 0], "odd": [0, 0]}
     for symbol in ("aig", "bac", "ibm"):
         quotes, trades = (one(recorded(symbol, f"20131008_{kind}")) for kind in ("quote", "trade"))
