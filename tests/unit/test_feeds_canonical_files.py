@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cift_models.errors import FeedError, InputError
 from cift_models.events import BOOK as BOOK_BIT
 from cift_models.events import EMPTY_ASK, EMPTY_BID, HALT, HIDDEN, RESUME, TRADE
+from cift_models.features import FeatureSet, stream
 from cift_models.feeds import cells
 from cift_models.feeds import read as door
 from cift_models.feeds.canonical import events_of_tables, tables_of_events
@@ -28,6 +29,7 @@ from cift_models.feeds.instruments_file import read_instruments, write_instrumen
 from cift_models.feeds.lobster import read_lobster
 from cift_models.feeds.quality import check_day
 from cift_models.instruments import CALENDARS, SECOND, Instrument, stretch
+from cift_models.models.protocol import Why
 from cift_models.schema import BOOK, ORDERS, QUOTES, STATUS, TRADES, Table
 from cift_models.stores.ticks import ParquetTicks
 from tests.lobster_slice import lobster_zip
@@ -176,6 +178,27 @@ def test_order_and_parts_without_a_sequence(tmp_path: Path) -> None:
     bad.write_text(TRADES_CSV)
     with pytest.raises(FeedError, match="part 'late' of a recording without a column sequence"):
         one(bad)
+
+
+@pytest.mark.parametrize("said", [False, True])
+def test_a_hole_between_parts_ends_at_the_next_book(said: bool, tmp_path: Path) -> None:
+    """A venue that never closes: from the hole on no row is valid, until the book is told of again or the feed says that it is whole."""
+    (tmp_path / "instruments.csv").write_text("symbol,tick_size,lot_size,unit,fee_bps,calendar,levels\nC,1,1,coins,0,always,1\n")
+    begin = SESSION.open
+    for part, first in ((1, 0), (2, 100)):
+        lines = "".join(f"{begin + (first + k) * SECOND},10,1,11,1\n" for k in range(50))
+        (tmp_path / f"book_C_20240808_{part}.csv").write_text("ts_event,bid_px_00,bid_sz_00,ask_px_00,ask_sz_00\n" + lines)
+        if said:
+            (tmp_path / f"status_C_20240808_{part}.csv").write_text(f"ts_event,halted\n{begin + (first + 20) * SECOND},false\n")
+    ticks = ParquetTicks(tmp_path / "home")
+    for part in (1, 2):
+        day = one(tmp_path / f"book_C_20240808_{part}.csv")
+        ticks.write_day(day, check_day(day))
+    universe, (session,) = ticks.universe(["C"]), ticks.sessions(["C"])
+    events = ticks.events(universe, session)
+    as_of, _, _, _, why = stream.build(universe, FeatureSet(levels=1, warm_up_ns=0), session, events)
+    gap = (as_of - begin) // SECOND
+    assert gap[why[:, 0] == Why.GAP].tolist() == list(range(49, 120 if said else 100))
 
 
 def test_rows_without_a_sequence_are_in_the_order_in_which_they_could_be_used(tmp_path: Path) -> None:
