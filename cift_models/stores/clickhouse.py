@@ -210,9 +210,14 @@ class ClickHouseFeatures:
         return missing, ()
 
     def lacks(self) -> tuple[str, ...]:
-        """What the server lacks of what ClickHouse has today; nothing of it is needed. Raises StoreUnavailable, StoreError."""
+        """What the server lacks: tables of ours, which `migrate` makes, and what ClickHouse has today, of which nothing is needed.
+
+        Changes nothing. Raises StoreUnavailable, StoreError.
+        """
         with self._server.connection() as asked:
-            return lacking(abilities(asked.select))
+            missing, differences = compare(asked.select)
+            tables = (f"no table {', '.join(missing)}: `cift migrate` makes it",) if missing else ()
+            return tables + differences + lacking(abilities(asked.select))
 
     def _write(self, key: str, facts: Mapping[str, Any], parts: Mapping[str, Rows], versions: bool = False) -> PartitionRef:
         """Send the rows of a partition and then its manifest. `versions`: as lake.write_partition."""
