@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     questdb_url: str | None = Field(None, description="QuestDB for ticks, as http://host:9000; empty: Parquet below the home")
     questdb_user: str = Field("", description="QuestDB's user")
     questdb_password: SecretStr = Field(SecretStr(""), description="QuestDB's password")
-    clickhouse_url: str | None = Field(None, description="ClickHouse for features, as clickhouse://host:9000; empty: files below the home")
+    clickhouse_url: str | None = Field(
+        None, description="ClickHouse for features, as clickhouse://host:9000/database; empty: files below the home"
+    )
     clickhouse_user: str = Field("", description="ClickHouse's user")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="ClickHouse's password")
     redis_url: str | None = Field(
