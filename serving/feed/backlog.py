@@ -96,7 +96,7 @@ class Backlog:
         return True
 
     async def take(self, timeout_s: float | None = None) -> list[Item]:
-        """Everything that waits, oldest first; nothing where nothing came within timeout_s."""
+        """`drain`, once something waits; nothing where nothing came within timeout_s."""
         if not self._items:
             self._filled.clear()
             try:
@@ -104,6 +104,10 @@ class Backlog:
                     await self._filled.wait()
             except TimeoutError:
                 return []
+        return self.drain()
+
+    def drain(self) -> list[Item]:
+        """Everything that waits, oldest first."""
         items = list(self._items.values())
         self._items, self._quotes, self._depth, self._breaks, self.size = {}, {}, {}, {}, 0
         self._depth_size.clear()
@@ -111,15 +115,22 @@ class Backlog:
         return items
 
     def _make_room(self, item: Item, size: int) -> bool:
-        for source, places in self._quotes.items():
-            # A quote that comes now is newer than any that waits.
-            keep = 0 if item.kind == QUOTE and item.source == source else 1
-            gone, self._quotes[source] = places[: len(places) - keep], places[len(places) - keep :]
-            self.conflated += len(gone)
-            self._remove(gone)
+        for places in self._quotes.values():
+            self._conflate(places, max(0, len(places) - 1))
+        mine = self._quotes.get(item.source) if item.kind == QUOTE and item.source is not None else None
+        if mine and self.size + size > self.limit:
+            freed = len(self._items[mine[0]].text) + OVERHEAD
+            if self.size - freed + size <= self.limit:
+                self._conflate(mine, 1)
         while self.size + size > self.limit and self._depth_size:
             self._lose(max(self._depth_size, key=self._depth_size.__getitem__))
         return self.size + size <= self.limit or not self._items
+
+    def _conflate(self, places: list[int], n: int) -> None:
+        """Remove the oldest n quotes of a symbol."""
+        self._remove(places[:n])
+        del places[:n]
+        self.conflated += n
 
     def _lose(self, source: Source) -> None:
         """Drop what waits of a symbol's book, and declare the gap where the first of it was, unless one is declared before that."""

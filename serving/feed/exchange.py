@@ -244,6 +244,8 @@ class Exchange:
 
     async def _serve(self, socket: ServerConnection) -> None:
         """One WebSocket, until it closes."""
+        import websockets
+
         assert socket.request is not None
         url = urlsplit(socket.request.path)
         mine = Subscriber(socket, bare=not url.path.endswith("/stream"))
@@ -253,6 +255,8 @@ class Exchange:
         try:
             async for text in socket:
                 await socket.send(orjson.dumps(self._method(mine, text)), text=True)
+        except websockets.ConnectionClosed:
+            pass  # however it ended
         finally:
             self._subscribers.discard(mine)
 

@@ -278,7 +278,7 @@ class Join:
             for task in running[:-1]:
                 task.cancel()
             await asyncio.gather(*running[:-1], return_exceptions=True)
-            parts, _ = await loop.run_in_executor(pool, self._work, await self._backlog.take(timeout_s=0), self._clock.now())
+            parts, _ = await loop.run_in_executor(pool, self._work, self._backlog.drain(), self._clock.now())
             await self._send([*parts, *self.stream.finish()], running)
             await self._settled(running[-1])
         except CiftError:

@@ -111,7 +111,7 @@ class Recorder:
             await asyncio.wait([connection])
             if not connection.cancelled():
                 await connection
-            await loop.run_in_executor(pool, self._work, await self.client.backlog.take(timeout_s=0), True)
+            await loop.run_in_executor(pool, self._work, self.client.backlog.drain(), True)
         finally:
             connection.cancel()
             pool.shutdown()

@@ -1,0 +1,309 @@
+"""Lines to the service's messages: the same events as batch, in the order of time, and time goes on where nothing comes."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cift_models.errors import InputError
+from cift_models.events import BOOK, GAP, HALT, RESUME, Events, check_order, merge
+from cift_models.instruments import SECOND, Instrument, Session, Universe
+from serving import wire
+from serving.feed import venue
+from serving.feed.backlog import Item, Source
+from serving.feed.books import Books, listing_of
+from serving.feed.join import PACKET, Stream, sources_of
+from serving.feed.venue import BREAK, DEPTH, SNAPSHOT, kind_of, stream_of
+from tests.feed_made import START, batch_events, made
+
+BTC, ETH = Source("BTCUSDT", "spot"), Source("ETHUSDT", "spot")
+HOUR = 3600 * SECOND
+
+
+@cache
+def recorded(tmp: Path) -> tuple[Universe, Events, tuple[Item, ...]]:
+    """Two symbols: the universe, the events of their captures in batch, and their lines in the order of receipt."""
+    lines = {BTC: made("BTCUSDT", 6, 1), ETH: made("ETHUSDT", 6, 2, snapshot_at=9)}
+    universe, events = batch_events([one.write(tmp) for one in lines.values()], 10)
+    items = [item_of(source, *line) for source, one in lines.items() for line in one.lines]
+    return universe, events, tuple(sorted(items, key=lambda item: item.recv))
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory) -> tuple[Universe, Events, tuple[Item, ...]]:
+    return recorded(tmp_path_factory.mktemp("captures"))
+
+
+def item_of(source: Source, recv: int, text: bytes) -> Item:
+    name = stream_of(text)
+    known = kind_of(name) if name else None
+    return Item(recv, BREAK if venue.is_break(text) else known[1] if known else SNAPSHOT, source, text)
+
+
+def stream_for(universe: Universe, session_ns: int = 24 * HOUR) -> Stream:
+    places = sources_of(universe, None, None)
+    books = Books(
+        {source: listing_of(universe.instruments[i]) for source, i in places.items()},
+        {source: universe.instruments[i].levels for source, i in places.items()},
+    )
+    return Stream(universe, places, SECOND, books, session_ns)
+
+
+def events_in(parts: list[tuple[Session, dict[str, Any]]], universe: Universe) -> Events:
+    """The events of messages as the service reads them, checked to be in the order that it wants."""
+    said = [wire.read_events(part["events"], universe) for _, part in parts if "events" in part]
+    whole = (
+        Events(*(np.concatenate([getattr(e, f.name) for e in said]) for f in fields(Events))) if said else Events.empty(0, universe.levels)
+    )
+    check_order(whole)
+    return whole
+
+
+def unlike(a: Events, b: Events) -> list[str]:
+    """Columns in which events are not the same to the bit; rows without a book are not looked at in theirs."""
+    if len(a) != len(b):
+        return [f"{len(a)} events, {len(b)} expected"]
+    book = b.kind & BOOK > 0
+    out = []
+    for f in fields(Events):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        if x.ndim == 2:
+            x, y = x[book], y[book]
+        if x.dtype != y.dtype or not np.array_equal(x, y):
+            out.append(f.name)
+    return out
+
+
+def push(stream: Stream, items: list[Item] | tuple[Item, ...], cuts: list[int]) -> list[tuple[Session, dict[str, Any]]]:
+    parts: list[tuple[Session, dict[str, Any]]] = []
+    edges = [0, *sorted(c % (len(items) + 1) for c in cuts), len(items)]
+    for a, b in zip(edges, edges[1:], strict=False):
+        parts += stream.take(items[a:b], items[b - 1].recv if b else 0)
+    return parts
+
+
+@settings(max_examples=25, deadline=None)
+@given(cuts=st.lists(st.integers(0, 10_000), max_size=30))
+def test_live_events_are_the_batch_events_to_the_bit_wherever_reading_stops(market, cuts):
+    universe, events, items = market
+    stream = stream_for(universe)
+    parts = push(stream, items, cuts) + stream.finish()
+    got = events_in(parts, universe)
+    gaps = got.sequence == 2**61
+    assert unlike(got[~gaps], events) == []
+    assert int(gaps.sum()) == 2 and (got.kind[gaps] == HALT | GAP).all() and (np.flatnonzero(gaps) >= len(got) - 2).all()
+    assert stream.events == len(events) and stream.books.whole == 2 and stream.steps == 0
+
+
+def test_the_session_is_told_first_and_every_instant_that_passed_is_decided(market):
+    universe, events, items = market
+    stream = stream_for(universe)
+    parts = push(stream, items, list(range(0, len(items), 7)))
+    session, first = parts[0]
+    opened = items[0].recv // SECOND * SECOND
+    assert session == Session(20240808, opened, opened + 24 * HOUR) and first == {
+        "session": {"day": 20240808, "open": opened, "close": session.close}
+    }
+    assert all(told == session for told, _ in parts)
+    # Reading a message moves time to its last event or to what it says.
+    times = [part.get("advance") or part["events"][-1]["ts"] for _, part in parts[1:]]
+    assert times == sorted(times) and times[-1] > items[-1].recv - SECOND
+    assert {(t - opened - 1) // SECOND for t in times} == set(range((items[-1].recv - opened - 1) // SECOND + 1))
+
+
+def test_a_quiet_market_is_decided_at_every_instant_once(market):
+    universe, _, items = market
+    stream = stream_for(universe)
+    push(stream, items, [])
+    said = []
+    now = items[-1].recv
+    for _ in range(500):
+        now += 23_000_000  # 23 ms
+        said += stream.take([], now)
+    assert all(list(part) == ["advance"] for _, part in said[1:])  # the last event leaves first
+    told = [part["advance"] for _, part in said[1:]]
+    assert stream.session is not None
+    instants = [(t - 1 - stream.session.open) // SECOND for t in told]
+    assert instants == list(range(instants[0], instants[0] + len(instants))) and len(told) in (11, 12)
+    assert all((t - 1 - stream.session.open) % SECOND < 23_000_000 for t in told)
+
+
+def test_the_clock_is_looked_at_just_behind_the_next_instant(market):
+    universe, _, items = market
+    stream = stream_for(universe)
+    assert stream.until_next_s(items[0].recv) == 0.1
+    push(stream, items, [])
+    assert stream.session is not None
+    opened = stream.session.open
+    assert stream.until_next_s(opened + 5 * SECOND + 970_000_000) == pytest.approx(0.0301)
+    assert stream.until_next_s(opened + 5 * SECOND) == 0.1
+
+
+def test_events_of_one_nanosecond_leave_in_the_order_of_the_universe(market):
+    universe, events, items = market
+    # All lines of a tenth of a second share a receive time, and ETH's come first.
+    shared = [item._replace(recv=item.recv // 100_000_000 * 100_000_000) for item in items]
+    shared.sort(key=lambda item: (item.recv, item.source != ETH))
+    stream = stream_for(universe)
+    got = events_in(push(stream, shared, list(range(0, len(items), 3))) + stream.finish(), universe)
+    assert len(got) == len(events) + 2
+    assert len(np.unique(got.ts)) < len(events) / 2
+
+
+@pytest.mark.parametrize("back", [1, 50_000_000, 3 * SECOND])
+def test_a_clock_that_goes_back_makes_nothing_late(market, back: int):
+    universe, events, items = market
+    half = len(items) // 2
+    stepped = [item if i < half else item._replace(recv=item.recv - back) for i, item in enumerate(items)]
+    stream = stream_for(universe)
+    parts = push(stream, stepped, list(range(0, len(items), 5)))
+    got = events_in(parts + stream.finish(), universe)
+    got = got[got.sequence != 2**61]
+    # Everything is there, in the order of time, and nothing before the greatest time that was seen.
+    assert len(got) == len(events)
+    greatest = np.maximum.accumulate([item.recv for item in stepped])
+    assert set(got.ts.tolist()) <= set(greatest.tolist())
+    time = 0
+    for _, part in parts[1:]:
+        for t in [row["ts"] for row in part.get("events", [])] or [part.get("advance", time)]:
+            assert t >= time
+            time = t
+    lowered = sum(item.recv < t for item, t in zip(stepped, greatest, strict=True))
+    assert (stream.steps > 0) == (lowered > 0) and stream.steps == lowered
+
+
+def test_a_gap_that_is_declared_reaches_the_service_and_so_does_its_end(market):
+    universe, _, items = market
+    btc = [item for item in items if item.source == BTC]
+    again = next(item for item in btc if item.kind == SNAPSHOT)
+    at = btc.index(again) + 40
+    gap = Item(btc[at - 1].recv + 5, BREAK, BTC, venue.break_line("BTCUSDT", "spot", "closed"))
+    stream = stream_for(universe)
+    # The snapshot that mends it is one of the book as it stands at a later change.
+    later = next(i for i in range(at + 20, len(btc)) if btc[i].kind == DEPTH)
+    book = made("BTCUSDT", 6, 1).books
+    number = int(btc[later].text.split(b'"u":')[1].split(b",")[0])
+    sides = {side: sorted(((t, q) for (s, t), q in book[number].items() if s == side), reverse=side > 0) for side in (1, -1)}
+    levels = {side: b",".join(b'["%.2f","%.5f"]' % (t / 100, q / 1e5) for t, q in sides[side]) for side in sides}
+    body = b'{"lastUpdateId":%d,"bids":[%s],"asks":[%s]}' % (number, levels[1], levels[-1])
+    mend = Item(btc[later].recv + 5, SNAPSHOT, BTC, body)
+    parts = stream.take(btc[:at], 0)
+    assert stream.books.wanting() == [] and stream.books.whole == 1
+    parts += stream.take([gap], 0)
+    assert stream.books.whole == 0 and stream.books.wanting() == []  # not before changes come again
+    parts += stream.take(btc[at : later + 1], 0)
+    assert stream.books.wanting() == [BTC]
+    parts += stream.take([mend], 0)
+    assert stream.books.wanting() == [] and stream.books.whole == 1
+    parts += stream.take(btc[later + 1 :], 0)
+    got = events_in(parts, universe)
+    status = [(int(t), "lost" if k & GAP else "whole") for t, k in zip(got.ts, got.kind, strict=True) if k & (HALT | RESUME)]
+    assert [what for _, what in status] == ["lost", "whole", "lost", "whole"]
+    assert status[2][0] == gap.recv and status[3][0] == mend.recv
+    assert not (got.kind[(got.ts > gap.recv) & (got.ts < mend.recv)] & BOOK).any()
+    # From there on the book is the book: the same rows as without the gap.
+    _, whole, _ = market
+    rows = whole[(whole.symbol == 0) & (whole.ts > mend.recv)]
+    tail = got[got.ts > mend.recv]
+    assert unlike(replace(tail, sequence=rows.sequence[: len(tail)]), rows[: len(tail)]) == [] and len(tail) > 20
+    assert stream.books.gaps == 1 and stream.books.resyncs == 2
+
+
+def test_a_session_ends_and_the_next_begins(market):
+    universe, events, items = market
+    stream = stream_for(universe, 2 * SECOND)
+    parts = push(stream, items, []) + stream.finish()
+    sessions = list(dict.fromkeys(session for session, _ in parts))
+    assert len(sessions) == 4 and all(b.open >= a.close for a, b in zip(sessions, sessions[1:], strict=False))
+    for session in sessions:
+        mine = [part for told, part in parts if told == session]
+        assert list(mine[0]) == ["session"]
+        for part in mine[1:]:
+            assert all(session.open <= row["ts"] <= session.close for row in part.get("events", []))
+        if session != sessions[-1]:
+            assert mine[-1] == {"advance": session.close + 1}
+    assert sum(len(part.get("events", [])) for _, part in parts) >= len(events)
+
+
+def test_messages_are_of_a_size(market):
+    universe, _, items = market
+    many = [item._replace(recv=item.recv + lap * 10 * SECOND) for lap in range(8) for item in items if item.kind != SNAPSHOT]
+    stream = stream_for(universe)
+    sizes = [len(part["events"]) for _, part in stream.take(many, 0) if "events" in part]
+    assert len(sizes) > 1 and max(sizes) <= PACKET
+
+
+def test_a_feed_that_comes_back_tells_a_gap_first(market):
+    universe, _, items = market
+    stream = stream_for(universe)
+    session = Session(20240808, START, START + HOUR)
+    parts = stream.resume(session, START + 7, items[0].recv - 1)
+    assert parts[0][1] == {"session": {"day": 20240808, "open": START, "close": START + HOUR}}
+    gaps = wire.read_events(parts[1][1]["events"], universe)
+    assert gaps.ts.tolist() == [START + 8] * 2 + [items[0].recv - 1] * 2 and gaps.symbol.tolist() == [0, 1, 0, 1]
+    assert (gaps.kind == HALT | GAP).all()
+    rest = events_in(parts[1:] + push(stream, items, [50]), universe)
+    assert int(rest.ts[0]) == START + 8 and stream.session == session
+    # The service's clock may be ahead of ours: nothing that follows is late there.
+    ahead = stream_for(universe)
+    watermark = items[20].recv
+    ahead.resume(session, watermark, items[0].recv - 1)
+    assert int(events_in(push(ahead, items, [50]), universe).ts.min()) > watermark
+
+
+def test_a_session_that_the_service_forgot_begins_anew(market):
+    universe, _, items = market
+    stream = stream_for(universe)
+    half = next(i for i, item in enumerate(items) if item.recv > items[0].recv + 3 * SECOND)
+    stream.take(items[:half], 0)
+    before = stream.session
+    stream.restart()
+    parts = stream.take(items[half:], 0)
+    assert list(parts[0][1]) == ["session"] and stream.session != before and stream.session == parts[0][0]
+
+
+def test_what_to_listen_to():
+    def universe(*symbols: str) -> Universe:
+        return Universe(tuple(Instrument(s, 100, 1, 100_000, "coins", 0.0, "always", 5) for s in symbols))
+
+    both = universe("BTCUSDT.SPOT", "BTCUSDT.USDM", "AAPL")
+    assert sources_of(both, None, None) == {BTC: 0, Source("BTCUSDT", "usdm"): 1}
+    assert sources_of(both, "usdm", ("BTCUSDT",)) == {Source("BTCUSDT", "usdm"): 1}
+    with pytest.raises(InputError, match=r"no ETHUSDT\.SPOT"):
+        sources_of(both, None, ("ETHUSDT",))
+    with pytest.raises(InputError, match="no symbol of Binance"):
+        sources_of(universe("AAPL"), None, None)
+
+
+def test_a_price_off_the_grid_ends_the_symbol_and_not_the_others(market):
+    universe, _, items = market
+    stream = stream_for(universe)
+    stream.take(items[:100], 0)
+    off = items[100].recv, b'{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":1,"p":"1.001","q":"1","T":%d,"m":true}}'
+    ms = off[0] // 1_000_000
+    stream.take([item_of(BTC, off[0], off[1] % (ms, ms))], 0)
+    assert list(stream.books.broken) == [BTC] and "1.001" in stream.books.broken[BTC].message
+    assert stream.books.whole == 1
+    got = events_in(stream.take(items[101:], 0), universe)
+    assert set(got.symbol[1:].tolist()) == {1}
+
+
+def test_a_listing_is_the_instrument_again():
+    instrument = Instrument("BTCUSD_PERP.COINM", 10, 1, 1, "contracts", 0.0, "always", 20)
+    grid = listing_of(instrument)
+    assert grid.instrument(20, 0.0) == instrument
+    with pytest.raises(InputError, match=r"in 1/8 "):
+        listing_of(replace(instrument, price_scale=8))
+
+
+def test_batch_of_two_symbols_is_what_merge_says(market):
+    universe, events, _ = market
+    parts = [events[events.symbol == i] for i in range(2)]
+    assert unlike(merge(parts, universe.levels), events) == []
