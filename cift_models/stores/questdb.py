@@ -7,7 +7,7 @@ manifest finds the rows that it means, whatever another writer does meanwhile: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,10 +65,22 @@ class QuestDBPartitions:
         return sorted(Key(*row) for row in self._http.rows(f'select "table", symbol, "day", part from "{PARTITIONS}"{where}'))
 
     def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
-        found = self._stored(key)
-        if found is None:
-            raise NotStored(f"No partition {key.path}.", hint="Ingest it, or look at what is stored with `cift status`.", key=key.path)
-        return self._read(key.path, *found)
+        return self._read(key.path, self._stored(key))
+
+    def manifests(self, keys: Sequence[Key]) -> list[tuple[PartitionRef, dict[str, Any]]]:
+        if len(keys) < 2:
+            return [self.manifest(key) for key in keys]
+        paths = [key.path for key in keys]  # refuses names that are none before SQL sees them
+        days = sorted(_midnight(key) for key in keys)
+        where = f"at between {instant(days[0])} and {instant(days[-1])}"
+        for name, values in (("table", {key.table for key in keys}), ("symbol", {key.symbol for key in keys})):
+            if len(values) <= 100:  # more would make the URL too long; what comes too many is left lying
+                where += f' and "{name}" in ({", ".join(literal(value) for value in sorted(values))})'
+        sql = f'select "table", symbol, "day", part, manifest, sha256 from "{PARTITIONS}" where {where}'
+        stored: dict[Key, list[tuple[bytes, str]]] = {}
+        for table, symbol, day, part, manifest, sha256 in self._http.rows(sql):
+            stored.setdefault(Key(table, symbol, day, part), []).append((manifest.encode(), sha256))
+        return [self._read(path, _only(path, stored.get(key, []))) for path, key in zip(paths, keys, strict=True)]
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
         path, at = key.path, _midnight(key)
@@ -160,12 +172,14 @@ class QuestDBPartitions:
         for name, value in (("table", key.table), ("symbol", key.symbol), ("part", key.part)):
             where += f' and "{name}" = {literal(value)}'
         found = self._http.rows(f'select manifest, sha256 from "{PARTITIONS}" where {where}')
-        if len(found) > 1:
-            raise damaged(path, f"{len(found)} manifests are stored under its key")
-        return (found[0][0].encode(), found[0][1]) if found else None
+        return _only(path, [(manifest.encode(), sha256) for manifest, sha256 in found])
 
     @staticmethod
-    def _read(path: str, data: bytes, sha256: str) -> tuple[PartitionRef, dict[str, Any]]:
+    def _read(path: str, stored: tuple[bytes, str] | None) -> tuple[PartitionRef, dict[str, Any]]:
+        """What a manifest says, verified. Raises NotStored, StoreError (damaged)."""
+        if stored is None:
+            raise NotStored(f"No partition {path}.", hint="Ingest it, or look at what is stored with `cift status`.", key=path)
+        data, sha256 = stored
         try:
             if sha256_bytes(data) != sha256:
                 raise ValueError("its sha256 is another")
@@ -328,6 +342,13 @@ def lacks(http: Http) -> list[str]:
             out.append(f"{http.place} has no table {', '.join(d.name for d in missing)}: run `cift migrate`.")
         out += differences
     return out
+
+
+def _only(path: str, found: list[tuple[bytes, str]]) -> tuple[bytes, str] | None:
+    """The one manifest of a key. Raises StoreError where there are more."""
+    if len(found) > 1:
+        raise damaged(path, f"{len(found)} manifests are stored under its key")
+    return found[0] if found else None
 
 
 def _where(layout: Layout, content: Mapping[str, Any]) -> str:

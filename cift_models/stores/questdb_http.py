@@ -155,8 +155,8 @@ class Http:
                 f"The disk of {self.place} is full: {message}.",
                 hint="Make room there, resume what `select name from wal_tables() where suspended` lists, and run the same again.",
             )
-        if missing := re.search(r"table does not exist \[table=([^\]]+)\]", message):
-            return self.no_table(missing[1])
+        if missing := re.search(r"table does not exist \[table=([^\]]+)\]|table: (\S+); table does not exist", message):
+            return self.no_table(missing[1] or missing[2])
         if status >= 500 or "internal error" in text or "timeout" in text:
             return self.unavailable(f"it answers {status or 'an error'}: {message}")
         return StoreError(f"{self.place} refuses a request: {message}.", hint="`cift doctor` says what the server lacks, if it is that.")

@@ -70,6 +70,10 @@ class Partitions(Protocol):
         """The reference and the facts of a partition. Raises NotStored, StoreError (damaged), StoreUnavailable."""
         ...
 
+    def manifests(self, keys: Sequence[Key]) -> list[tuple[PartitionRef, dict[str, Any]]]:
+        """`manifest` of several, in the order given: one question to a server, where the store is one."""
+        ...
+
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
         """Write a partition. The same rows and facts give the same reference and change nothing; others replace it, absent in between.
 
@@ -169,7 +173,7 @@ class TickStore:
         self, table: str, symbols: Sequence[str] | None = None, start_day: int | None = None, end_day: int | None = None
     ) -> tuple[PartitionRef, ...]:
         """What is stored of a table, by symbol, day and part; days are yyyymmdd, both included. Raises UnknownSymbol, EmptyRange."""
-        return tuple(self._partitions.manifest(key)[0] for key in self._keys(table, symbols, start_day, end_day))
+        return tuple(ref for ref, _ in self._partitions.manifests(self._keys(table, symbols, start_day, end_day)))
 
     def read(self, ref: PartitionRef) -> polars.DataFrame:
         """The rows, verified against the reference. Raises NotStored, StoreError (damaged), SchemaMismatch (another version)."""
@@ -190,7 +194,8 @@ class TickStore:
         latest: dict[str, tuple[int, bool, Key]] = {}
         for key in self._partitions.find():
             latest[key.symbol] = max(latest.get(key.symbol, (0, False, key)), (key.day, key.table == "book", key))
-        return {symbol: Instrument(**self._partitions.manifest(key)[1]["instrument"]) for symbol, (_, _, key) in sorted(latest.items())}
+        manifests = self._partitions.manifests([latest[symbol][2] for symbol in sorted(latest)])
+        return {symbol: Instrument(**facts["instrument"]) for symbol, (_, facts) in zip(sorted(latest), manifests, strict=True)}
 
     def universe(self, symbols: Sequence[str]) -> Universe:
         """The instruments of some symbols, in the order given. Raises UnknownSymbol."""
@@ -217,8 +222,8 @@ class TickStore:
             raise empty
         whole: dict[int, tuple[Session, Key]] = {}
         stretches: list[Session] = []
-        for key in sorted(keys):
-            facts = self._partitions.manifest(key)[1]
+        ordered = sorted(keys)
+        for key, (_, facts) in zip(ordered, self._partitions.manifests(ordered), strict=True):
             session = Session(**facts["session"])
             if CALENDARS[facts["instrument"]["calendar"]].continuous:
                 stretches.append(session)
@@ -260,8 +265,9 @@ class TickStore:
         """The event tables of one symbol and session by day and part, each whole and of one source, in the order of time."""
         days = session_days(instrument, session)
         keys = [k for table in EVENT_TABLES for k in self._partitions.find(table) if k.symbol == instrument.symbol and k.day in days]
+        found = dict(zip(keys, self._partitions.manifests(keys), strict=True))
         by_part = groupby(sorted(keys, key=lambda k: (k.day, k.part)), key=lambda k: (k.day, k.part))
-        parts = [self._part({k.table: self._partitions.manifest(k) for k in group}, instrument, session) for _, group in by_part]
+        parts = [self._part({k.table: found[k] for k in group}, instrument, session) for _, group in by_part]
         if not parts and instrument.symbol not in (stored := self.instruments()):
             self._known([instrument.symbol], stored)
         parts = [part for part in parts if part]
@@ -346,6 +352,9 @@ class ParquetPartitions:
 
     def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
         return lake.read_manifest(self._home, key.path)
+
+    def manifests(self, keys: Sequence[Key]) -> list[tuple[PartitionRef, dict[str, Any]]]:
+        return [self.manifest(key) for key in keys]
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
         packed = packed_book.pack(frame) if key.table == BOOK_TABLE.name else None

@@ -182,6 +182,19 @@ def test_what_is_stored_can_be_found(ticks: TickStore) -> None:
     assert facts["instrument"]["symbol"] == "S0" and facts["source"] == {"feed": "test"} and facts["first"] >= SESSION.open
 
 
+def test_manifests_come_in_the_order_asked_for_and_all_of_them(ticks: TickStore) -> None:
+    for instrument in toy_universe(2).instruments:
+        for day in (20231114, 20231115):
+            ticks.write_events(instrument, replace(SESSION, day=day), some_events(), {"feed": "test"})
+    partitions = ticks._partitions
+    keys = partitions.find()[::-1]
+    assert len(keys) == 12 and [ref.key for ref, _ in partitions.manifests(keys)] == [key.path for key in keys]
+    assert partitions.manifests(keys) == [partitions.manifest(key) for key in keys] and partitions.manifests([]) == []
+    for wanted in ([keys[0], keys[0]._replace(day=20231116)], [keys[0]._replace(part="x")], [keys[0]._replace(symbol="S9"), keys[0]]):
+        with pytest.raises(NotStored, match="No partition lake/trades/S"):
+            partitions.manifests(wanted)
+
+
 def test_what_is_not_stored_is_named(ticks: TickStore) -> None:
     with pytest.raises(UnknownSymbol, match="Nothing is stored yet"):
         ticks.universe(["S0"])

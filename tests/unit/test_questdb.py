@@ -145,6 +145,13 @@ def answering(answers: Any, **how: Any) -> Http:
     [
         (401, "Unauthorized", StoreError, "refuses the user 'cift'", "CIFT_QUESTDB_PASSWORD"),
         (400, {"error": "table does not exist [table=trades]"}, StoreError, "has no table trades", "cift migrate"),
+        (
+            400,
+            {"message": "error in line 1: table: book; table does not exist, creating new tables is disabled"},
+            StoreError,
+            "no table book",
+            "cift",
+        ),
         (400, {"error": "Could not create table, Write permission denied"}, StoreError, "read-only", "CIFT_QUESTDB_URL"),
         (403, {"error": "Write permission denied"}, StoreError, "read-only", "CIFT_QUESTDB_URL"),
         (400, {"error": "could not write [errno: 28]"}, StoreError, "is full", "Make room"),
