@@ -627,6 +627,13 @@ def test_the_command_in_words(ticks: Counting, tmp_path: Path) -> None:
     assert Path(picture) == tmp_path / "home/quality/COIN/20240808.svg" and Path(picture).read_text().startswith("<?xml")
 
 
+def test_a_time_of_another_day_says_so() -> None:
+    from flows.cli.quality import _time
+
+    assert _time(at(86_399.9994), "UTC", 20240808) == "23:59:59.999" and _time(at(86_400), "UTC", 20240808) == "08-09 00:00:00.000"
+    assert _time(None, "UTC", 20240808) == "-"
+
+
 def test_the_command_for_machines(ticks: Counting) -> None:
     listed = orjson.loads(quality("--json").output)
     assert [(one["symbol"], one["day"], one["rows"], one["gaps"], one["clock_ms"]) for one in listed] == [
