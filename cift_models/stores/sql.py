@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cift_models.errors import InputError, StoreError
+from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.instruments import Instrument
 from cift_models.schema import BOOK, CLICKHOUSE, FEATURES, INSTRUMENTS, OUTPUTS, PREDICTIONS, TABLES, Column, Table
-from cift_models.stores import lake
+from cift_models.stores import lake, packed_book
 from cift_models.stores.clickhouse_server import literal, quoted
 from cift_models.stores.ticks import ParquetPartitions
 
@@ -54,11 +55,12 @@ _HINT = (
 
 
 class Part(NamedTuple):
-    """One partition's data file, what its path says of every row, and its number of rows."""
+    """One partition's data file, what its path says of every row, its number of rows, and whether it is a packed book."""
 
     data: Path
     path: tuple[str | int, ...]
     rows: int
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,8 @@ def _prepare(engine: Any, folder: Path, views: dict[str, View | None], form: For
     _ask(engine, "CREATE DATABASE lake")
     _ask(engine, "USE lake")
     for name, view in views.items():
-        _ask(engine, _create(name, view, folder))
+        for statement in _create(name, view, folder):
+            _ask(engine, statement)
         if view and view.rows:
             _ask(engine, f"INSERT INTO {quoted(name)} VALUES {', '.join(_tuple(row) for row in view.rows)}")
     if form == "table":
@@ -197,8 +200,8 @@ def _prepare(engine: Any, folder: Path, views: dict[str, View | None], form: For
         _ask(engine, f"SET {setting} = {value}")
 
 
-def _create(name: str, view: View | None, folder: Path) -> str:
-    """The statement that makes a table over links to its partitions' files; an empty one where there are none, or nobody asks for it."""
+def _create(name: str, view: View | None, folder: Path) -> Iterator[str]:
+    """The statements that make a table over links to its partitions' files; an empty one where there are none, or nobody asks for it."""
     if view is None:
         view = _nothing(name)
     columns = ", ".join(
@@ -206,15 +209,62 @@ def _create(name: str, view: View | None, folder: Path) -> str:
         for c in view.columns
     )
     if not view.parts:
-        return f"CREATE TABLE {quoted(name)} ({columns}) ENGINE = Memory"
+        yield f"CREATE TABLE {quoted(name)} ({columns}) ENGINE = Memory"
+    elif not any(part.packed for part in view.parts):
+        yield _files(name, columns, view, folder, view.parts)
+    else:
+        # A packed book is unpacked where it is asked for; rows that did not fit lie beside it as they are.
+        selects = []
+        for packed in (True, False):
+            parts = [part for part in view.parts if part.packed == packed]
+            if parts:
+                own = f"{name}_{packed_book.ENCODING if packed else 'plain'}"
+                raw = ", ".join(f"{quoted(c.name)} {_raw_type(view, c) if packed else view.sql_type(c)}" for c in view.columns)
+                yield _files(own, raw, view, folder, parts)
+                if packed:
+                    shown = ", ".join(_unpacked(view, c) for c in view.columns)
+                    selects.append(f"SELECT {shown} FROM (SELECT {', '.join(_renamed(c) for c in view.columns)} FROM {quoted(own)})")
+                else:
+                    selects.append(f"SELECT {', '.join(quoted(c.name) for c in view.columns)} FROM {quoted(own)}")
+        yield f"CREATE VIEW {quoted(name)} ({columns}) AS {' UNION ALL '.join(selects)}"
+
+
+def _files(name: str, columns: str, view: View, folder: Path, parts: Sequence[Part]) -> str:
+    """The statement that makes a table over links to some partitions' files, which it makes."""
     keys = [c.name for c in view.before + view.after]
-    for number, part in enumerate(view.parts):
+    for number, part in enumerate(parts):
         # Only whole partitions get a link; what their manifest does not name is not there for the engine.
         place = folder / name / "/".join(f"{key}={value}" for key, value in zip(keys, part.path, strict=True))
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.parquet").symlink_to(part.data)
     pattern = f"{folder}/{name}/{'*/' * len(keys)}*.parquet"
     return f"CREATE TABLE {quoted(name)} ({columns}) ENGINE = File(Parquet, {literal(pattern)})"
+
+
+def _raw_type(view: View, column: Column) -> str:
+    """What a packed file holds: a price that is null, or a level that the file has not, is told by the size of its level."""
+    return f"Nullable({CLICKHOUSE[column.dtype]})" if "_px_" in column.name else view.sql_type(column)
+
+
+def _unpacked(view: View, column: Column) -> str:
+    """A column of a packed book as it is in BOOK (packed_book.unpack)."""
+    name = column.name
+    if name == "ts_event":
+        return "ts_recv + raw_ts_event AS ts_event"
+    if "_px_" not in name:
+        return quoted(name)
+    best = {"bid": "raw_bid_px_00", "ask": "raw_ask_px_00 + ifNull(raw_bid_px_00, 0)"}[name[:3]]
+    away = "-" if name.startswith("bid") else "+"
+    value = best if name.endswith("_00") else f"{best} {away} raw_{name}"
+    price = f"toInt32(ifNull({value}, {EMPTY_BID if name.startswith('bid') else EMPTY_ASK}))"
+    # A level of deeper books than this file's.
+    return f"if(isNull({name.replace('_px_', '_sz_')}), NULL, {price}) AS {name}" if name in view.absent else f"{price} AS {name}"
+
+
+def _renamed(column: Column) -> str:
+    """A column of a packed file under a name that is not the one to be made: the engine would take one for the other."""
+    own = column.name == "ts_event" or "_px_" in column.name
+    return f"{column.name} AS raw_{column.name}" if own else quoted(column.name)
 
 
 def _tuple(row: tuple[Any, ...]) -> str:
@@ -339,7 +389,8 @@ def _ticks(home: Path, name: str) -> View:
             continue
         levels.append(instrument.levels)
         scales = tuple(getattr(instrument, c.name) for c in _SCALES)
-        parts.append(Part(home / key.path / lake.DATA, (key.symbol, key.day, *scales), ref.rows))
+        packed = facts.get("encoding") == packed_book.ENCODING
+        parts.append(Part(home / key.path / lake.DATA, (key.symbol, key.day, *scales), ref.rows, packed))
     table = TABLES[name]
     absent: Sequence[str] = ()
     if name == BOOK.name:
