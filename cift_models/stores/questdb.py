@@ -30,7 +30,7 @@ from cift_models.stores.questdb_rows import (
     lines_of,
     version_of,
 )
-from cift_models.stores.questdb_send import BATCH_BYTES, Courier, Couriers, log_states, until_visible
+from cift_models.stores.questdb_send import BATCH_BYTES, Courier, Couriers, ahead, log_states, until_visible
 from cift_models.stores.questdb_tables import INSTRUMENTS_TABLE, PARTITIONS, QUARANTINE, TICK_TABLES, compare
 from cift_models.stores.questdb_tables import migrate as migrate_tables
 from cift_models.stores.ticks import Key, TickStore
@@ -52,7 +52,7 @@ class QuestDBPartitions:
     """Partitions on one server. `http` says where; the tables must be there (`migrate`).
 
     Any frame that its table allows comes back as it was, in its order. Refused are values that QuestDB cannot hold (questdb_rows) and a day
-    that is no date. Two writers of one partition leave one of them whole. Memory: one batch, or one slice beside the frame.
+    that is no date. Two writers of one partition leave one of them whole. Memory: two batches, or one slice beside the frame.
     """
 
     def __init__(self, http: Http) -> None:
@@ -146,9 +146,10 @@ class QuestDBPartitions:
         where = _where(layout, content)
         parts = [layout.written.empty()]
         for first in range(0, ref.rows, step):
-            last = min(first + step, ref.rows)
-            sql = f'select {layout.select()} from "{ref.table}" where {where} and "row" >= {first} and "row" < {last}'
-            parts.append(layout.incoming(self._http.frame(sql), first, last - first, ref.key))
+            n = min(step, ref.rows - first)
+            among = f' and "row" >= {first} and "row" < {first + n}' if n < ref.rows else ""
+            found = self._http.frame(f'select {layout.select()} from "{ref.table}" where {where}{among}')
+            parts.append(layout.incoming(found, first, n, ref.key))
         frame = pl.concat(parts, rechunk=True)
         if digest_of(ref.key, frame) != content["sha256"]:
             raise damaged(ref.key, "its rows are not those that were written")
@@ -215,8 +216,8 @@ class QuestDBPartitions:
 
     def _send_rows(self, courier: Courier, layout: Layout, symbol: str, frame: polars.DataFrame, version: int) -> None:
         step = max(1, BATCH_BYTES // layout.row_bytes)
-        for first in range(0, len(frame), step):
-            batch = layout.outgoing(frame.slice(first, step), symbol, version, first)
+        batches = (layout.outgoing(frame.slice(first, step), symbol, version, first) for first in range(0, len(frame), step))
+        for batch in ahead(batches):
             courier.frame(layout.table.name, batch, ("symbol",), layout.table.time)
 
     def _send_lines(self, courier: Courier, key: Key, at: int, lines: polars.Series, reasons: polars.Series, version: int) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cift_models.errors import StoreError, StoreUnavailable
 from cift_models.stores.questdb_http import Http, insist, literal
@@ -17,10 +18,21 @@ from cift_models.stores.questdb_http import Http, insist, literal
 if TYPE_CHECKING:
     import pandas
 
+T = TypeVar("T")
+
 BATCH_BYTES = 16 * 2**20
 """About what one batch holds: 25,000 to 170,000 rows. Larger ones were no faster and hold more memory here and there."""
 SLOWEST_BYTES_S = 1 * 2**20
 """A batch may take that much longer than the timeout."""
+
+
+def ahead(batches: Iterator[T]) -> Iterator[T]:
+    """The same batches, each made on a thread while the one before it is on its way: two are in memory."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, batches, None)
+            yield batch
 
 
 class Couriers:
