@@ -44,7 +44,8 @@ def test_a_row_is_always_the_venue_s_book(market: str, seed: int, script: list[t
         elif message["op"] == "diff":
             assert not whole or message["until"] <= newest
             if i in halts and live:
-                newest = message["until"]  # a snapshot that had come already holds what was lost: the next change goes on from here
+                # A snapshot that had come already holds what was lost: what it does not hold goes on from here.
+                newest = max(message["until"], *(m["until"] for m in made.messages[:i] if m["op"] == "snapshot"))
         # Liveness: nothing that a snapshot does not hold was lost, so every later change must have a row.
         if message["op"] == "snapshot" and not any(until > message["until"] for until in made.lost):
             live = True

@@ -194,7 +194,9 @@ def rows_of(symbol: Symbol, told: NDArray[np.int64], px: NDArray, sz: NDArray, d
 def end_part(symbol: Symbol) -> Rows:
     """The end of a symbol's part: no row, and the book that it leaves to the next. The symbol is then between parts."""
     sync = symbol.sync
-    side, ticks, lots = sync.book.levels() if sync.book is not None and symbol.stands else (np.zeros(0, np.int64),) * 3
+    # A book that was mended, but is not yet said to be whole again, is none to go on from: the next file would never say it.
+    whole = sync.book is not None and symbol.stands is not None and not sync.lost
+    side, ticks, lots = sync.book.levels() if sync.book is not None and whole else (np.zeros(0, np.int64),) * 3
     event, recv = symbol.stands or (0, 0)
     out = _rows(symbol, {}, {}, Facts())
     out.book_state = {

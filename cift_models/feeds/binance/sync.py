@@ -3,9 +3,10 @@
 Every change says after which update it begins and with which it ends: `after` is `pu` on the futures markets and `U - 1` on spot,
 `until` is `u`. The rules are Binance's ("How to manage a local order book correctly"), which come to two:
 - a change follows a book that holds everything until `last`, if after == last;
-- a change follows a snapshot of everything until `lastUpdateId`, if after <= lastUpdateId < until; one with until <= lastUpdateId is in the
-  snapshot already. For spot that is U <= lastUpdateId + 1 <= u. For futures Binance asks for U <= lastUpdateId <= u, but their ids are
-  shared by all symbols and `pu` may lie far below `U`: a snapshot taken between two changes would be refused, though none is missing.
+- a change follows a snapshot, or a stored book, of everything until `last`, if after <= last < until: what it says of a price is the amount
+  there, not a difference. One with until <= last is in the snapshot already.
+The second is U <= lastUpdateId + 1 <= u on spot. On futures Binance asks for U <= lastUpdateId <= u; but there all symbols share the ids,
+`pu` may lie far below `U`, and a snapshot taken between two changes would be refused though none is missing.
 
 The snapshot comes after the first changes, so those are kept until it is there.
 """
@@ -138,14 +139,13 @@ def follow(sync: Sync, told: Told, ticks: NDArray[np.int64], lots: NDArray[np.in
                 snapshots += 1
             sync.spare = None
             continue
-        if sync.loose:
-            if told.until[i] <= sync.last:
-                fate[i] = IN_SNAPSHOT
-                i += 1
-                continue
-            if after[i] <= sync.last:
-                after[i] = sync.last
-            sync.loose = False
+        if sync.loose and told.until[i] <= sync.last:
+            fate[i] = IN_SNAPSHOT
+            i += 1
+            continue
+        if (sync.loose or not sync.proven) and after[i] <= sync.last < told.until[i]:
+            after[i] = sync.last
+        sync.loose = False
         book = sync.book
         done = fold(
             book.key, book.size, book.used, sync.last, after, told.until, told.first, told.middle, told.end, ticks, lots,
