@@ -192,13 +192,13 @@ class ClickHouseFeatures:
         move away (`RENAME TABLE`) or to alter. Called again it makes nothing. A feature set's table is made by its first write. Raises
         StoreUnavailable, StoreError (a right that is missing).
         """
-        with self._server.connection(writes=True) as asked:
+        with self._server.connection() as asked:
             try:
                 missing, differences = compare(asked.select)
             except StoreError as error:
                 if getattr(error, "code", None) != NO_DATABASE:
                     raise
-                with self._server.connection(writes=True, database="default") as elsewhere:
+                with self._server.connection(database="default") as elsewhere:
                     elsewhere.do(f"CREATE DATABASE IF NOT EXISTS {quoted(self._server.database)}")
                 missing, differences = compare(asked.select)
             if differences:
