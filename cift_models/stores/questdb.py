@@ -8,6 +8,7 @@ manifest finds the rows that it means, whatever another writer does meanwhile: a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,52 +84,19 @@ class QuestDBPartitions:
         return [self._read(path, _only(path, stored.get(key, []))) for path, key in zip(paths, keys, strict=True)]
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
-        path, at = key.path, _midnight(key)
-        if key.table not in TICK_TABLES:
-            raise SchemaMismatch(f"{key.table} is no table of ticks.", hint=f"Expected one of {', '.join(TICK_TABLES)}.")
-        layout = layout_of(TICK_TABLES[key.table], frame)
-        layout.refuse_unstorable(frame)
-        times = frame[layout.table.time]
-        content: dict[str, Any] = {
-            "sha256": digest_of(path, frame),
-            "levels": layout.levels,
-            "first": times.min(),
-            "last": times.max(),
-            "quarantined": None,
-        }
-        lines = None
-        if quarantined is not None:
-            lines = lines_of(quarantined)
-            # Pairs: JSON objects are sorted by key, and the order of columns is part of a frame.
-            columns = [[name, str(dtype)] for name, dtype in quarantined.schema.items()]
-            content["quarantined"] = {"sha256": digest_of_lines(path, lines), "rows": len(lines), "columns": columns}
-        manifest = canonical_json({**facts, "content": content})
-        ref = PartitionRef(
-            key=path, sha256=sha256_bytes(manifest), table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"]
-        )
+        new = _prepared(key, frame, quarantined, facts)
         self._look_before_writing(key.table)
         before = self._stored(key)
-        if before == (manifest, ref.sha256) and self._is_whole(ref, {**facts, "content": content}):
-            return ref
-
-        def send() -> None:
-            with self._couriers.one() as courier:
-                self._send_rows(courier, layout, key.symbol, frame, version_of(content["sha256"]))
-                if lines is not None and quarantined is not None:
-                    self._send_lines(courier, key, at, lines, quarantined["reason"], version_of(content["quarantined"]["sha256"]))
-                self._make_sure(layout, ref, frame, content)
-                if "instrument" in facts:
-                    self._send_instrument(courier, at, facts["instrument"])
-                self._commit(courier, key, at, ref, manifest, version_of(content["sha256"]), before)
-
+        if before == (new.manifest, new.ref.sha256) and self._is_whole(new):
+            return new.ref
         try:
-            send()
+            self._send(new, before)
         except Vanished:
             # Seen of QuestDB 9.3.4: a connection that outlives its table (dropped, made again) has its next batch acknowledged and lost; a
             # server whose disk was full has pages of zeros in what it acknowledges afterwards. Sent again, the rows replace them.
             self._couriers.forget()
-            send()
-        return ref
+            self._send(new, before)
+        return new.ref
 
     def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
         import polars as pl
@@ -186,15 +154,16 @@ class QuestDBPartitions:
                 raise ValueError("its sha256 is another")
             facts = orjson.loads(data)
             ref = PartitionRef(key=path, sha256=sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
+            facts["content"]["sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"The manifest of {path} is damaged: {error}.", hint="Ingest it again: that mends it.", key=path) from error
         return ref, facts
 
-    def _is_whole(self, ref: PartitionRef, facts: Mapping[str, Any]) -> bool:
+    def _is_whole(self, new: _New) -> bool:
         """Whether every row of a partition comes back as it was written."""
         try:
-            self.rows(ref, facts)
-            self.quarantined(ref, facts)
+            self.rows(new.ref, new.facts)
+            self.quarantined(new.ref, new.facts)
         except StoreUnavailable:
             raise
         except StoreError:
@@ -214,73 +183,140 @@ class QuestDBPartitions:
         for state in log_states(self._http, (table, QUARANTINE, INSTRUMENTS_TABLE, PARTITIONS)).values():
             state.refuse_suspended(self._http)
 
-    def _send_rows(self, courier: Courier, layout: Layout, symbol: str, frame: polars.DataFrame, version: int) -> None:
+    def _send(self, new: _New, before: tuple[bytes, str] | None) -> None:
+        """Everything of a partition, what makes it exist last. Raises Vanished."""
+        with self._couriers.one() as courier:
+            self._send_rows(courier, new)
+            self._send_lines(courier, new)
+            self._make_sure(new)
+            self._send_instrument(courier, new)
+            self._commit(courier, new, before)
+
+    def _send_rows(self, courier: Courier, new: _New) -> None:
+        layout, frame = new.layout, new.frame
         step = max(1, BATCH_BYTES // layout.row_bytes)
-        batches = (layout.outgoing(frame.slice(first, step), symbol, version, first) for first in range(0, len(frame), step))
+        batches = (layout.outgoing(frame.slice(at, step), new.key.symbol, new.version, at) for at in range(0, len(frame), step))
         for batch in ahead(batches):
             courier.frame(layout.table.name, batch, ("symbol",), layout.table.time)
 
-    def _send_lines(self, courier: Courier, key: Key, at: int, lines: polars.Series, reasons: polars.Series, version: int) -> None:
+    def _send_lines(self, courier: Courier, new: _New) -> None:
+        """The quarantined rows."""
         import numpy as np
         import pandas as pd
 
-        step = 50_000
-        for first in range(0, len(lines), step):
-            n = len(lines.slice(first, step))
+        if new.lines is None:
+            return
+        version, step = version_of(new.content["quarantined"]["sha256"]), 50_000
+        for first in range(0, len(new.lines), step):
+            part = new.lines[first : first + step]
+            n = len(part)
             batch = {
-                "at": np.full(n, at).view("datetime64[ns]"),
-                "table": [key.table] * n,
-                "symbol": [key.symbol] * n,
+                "at": np.full(n, new.at).view("datetime64[ns]"),
+                "table": [new.key.table] * n,
+                "symbol": [new.key.symbol] * n,
                 "version": np.full(n, version),
                 "row": np.arange(first, first + n),
-                "reason": reasons.slice(first, step).to_list(),
-                "json": lines.slice(first, step).to_list(),
+                "reason": part["reason"].to_list(),
+                "json": part["json"].to_list(),
             }
             courier.frame(QUARANTINE, pd.DataFrame(batch), ("table", "symbol", "reason"), "at")
 
-    def _make_sure(self, layout: Layout, ref: PartitionRef, frame: polars.DataFrame, content: Mapping[str, Any]) -> None:
+    def _make_sure(self, new: _New) -> None:
         """Wait until all rows can be read, and look at them: nothing is committed that is not there as it was sent. Raises Vanished."""
-        until_visible(self._http, (layout.table.name, QUARANTINE))
-        facts = {"content": content}
+        until_visible(self._http, (new.key.table, QUARANTINE))
         try:
-            if not self._sums_agree(layout, frame, content):
-                self.rows(ref, facts)
-            self.quarantined(ref, facts)
+            if not self._sums_agree(new):
+                self.rows(new.ref, new.facts)
+            self.quarantined(new.ref, new.facts)
         except StoreUnavailable:
             raise
         except StoreError as error:
             what = f"{self._http.place} has acknowledged rows that are not there as they were sent: {error.message}"
             raise Vanished(what, hint="Has somebody changed the tables, or was the disk full? Look, and run the same again.") from error
 
-    def _sums_agree(self, layout: Layout, frame: polars.DataFrame, content: Mapping[str, Any]) -> bool:
+    def _sums_agree(self, new: _New) -> bool:
         """Whether the server has as many rows as were sent, and every column of them sums up to the same."""
-        if not len(frame):
+        if not len(new.frame):
             return True
-        expected = {"count()": len(frame), **layout.sums(frame)}
-        (found,) = self._http.rows(f'select {", ".join(expected)} from "{layout.table.name}" where {_where(layout, content)}')
+        expected = {"count()": len(new.frame), **new.layout.sums(new.frame)}
+        (found,) = self._http.rows(f'select {", ".join(expected)} from "{new.key.table}" where {_where(new.layout, new.content)}')
         return found == list(expected.values())
 
-    def _send_instrument(self, courier: Courier, at: int, facts: Mapping[str, Any]) -> None:
+    def _send_instrument(self, courier: Courier, new: _New) -> None:
         """What the symbol was on that day. Nothing here reads it: it is for SQL."""
+        said = new.facts.get("instrument")
+        if said is None:
+            return
         kinds = INSTRUMENTS.questdb_columns()
-        symbols = {name: str(facts[name]) for name, kind in kinds.items() if kind == "SYMBOL"}
-        courier.row(INSTRUMENTS_TABLE, symbols, {name: facts[name] for name in kinds if name not in symbols}, at)
+        symbols = {name: str(said[name]) for name, kind in kinds.items() if kind == "SYMBOL"}
+        courier.row(INSTRUMENTS_TABLE, symbols, {name: said[name] for name in kinds if name not in symbols}, new.at)
 
-    def _commit(
-        self, courier: Courier, key: Key, at: int, ref: PartitionRef, manifest: bytes, version: int, before: tuple[bytes, str] | None
-    ) -> None:
+    def _commit(self, courier: Courier, new: _New, before: tuple[bytes, str] | None) -> None:
         """Write the one row that makes the partition exist, and wait until it can be read. Raises Vanished."""
+        key, ref = new.key, new.ref
         symbols = {"table": key.table, "symbol": key.symbol, "part": key.part}
-        columns = {"day": key.day, "rows": ref.rows, "version": version, "sha256": ref.sha256, "manifest": manifest.decode()}
-        courier.row(PARTITIONS, symbols, columns, at)
+        columns = {"day": key.day, "rows": ref.rows, "version": new.version, "sha256": ref.sha256, "manifest": new.manifest.decode()}
+        courier.row(PARTITIONS, symbols, columns, new.at)
         until_visible(self._http, (INSTRUMENTS_TABLE, PARTITIONS))
-        found = self._stored(key)
+        found, ours = self._stored(key), (new.manifest, ref.sha256)
         # Another one than before and than ours is that of a second writer, who came right behind.
-        if found is None or (found == before and found != (manifest, ref.sha256)):
+        if found is None or (found == before and found != ours):
             raise Vanished(
                 f"{key.path}: its manifest was acknowledged and is not there.",
                 hint=f"Was the table {PARTITIONS} dropped just now? Run the same again.",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """A partition on its way: what will be said of it, and what is sent.
+
+    at        midnight of its day, ns UTC
+    content   what its manifest says of the rows: digest, levels, first and last time, and the same of quarantined rows
+    facts     the whole manifest
+    manifest  its bytes
+    lines     quarantined rows as JSON with their reason; None where there are none
+    """
+
+    key: Key
+    at: int
+    ref: PartitionRef
+    facts: dict[str, Any]
+    manifest: bytes
+    layout: Layout
+    frame: polars.DataFrame
+    lines: polars.DataFrame | None
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return self.facts["content"]
+
+    @property
+    def version(self) -> int:
+        return version_of(self.content["sha256"])
+
+
+def _prepared(key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> _New:
+    """What a write will send. Raises InputError, SchemaMismatch, DataError for what cannot be stored."""
+    import polars as pl
+
+    path, at = key.path, _midnight(key)
+    if key.table not in TICK_TABLES:
+        raise SchemaMismatch(f"{key.table} is no table of ticks.", hint=f"Expected one of {', '.join(TICK_TABLES)}.")
+    layout = layout_of(TICK_TABLES[key.table], frame)
+    layout.refuse_unstorable(frame)
+    times = frame[layout.table.time]
+    content = {"sha256": digest_of(path, frame), "levels": layout.levels, "first": times.min(), "last": times.max(), "quarantined": None}
+    lines = None
+    if quarantined is not None:
+        lines = pl.DataFrame({"reason": quarantined["reason"], "json": lines_of(quarantined)})
+        # Pairs: JSON objects are sorted by key, and the order of columns is part of a frame.
+        columns = [[name, str(dtype)] for name, dtype in quarantined.schema.items()]
+        content["quarantined"] = {"sha256": digest_of_lines(path, lines["json"]), "rows": len(lines), "columns": columns}
+    whole = {**facts, "content": content}
+    manifest = canonical_json(whole)
+    ref = PartitionRef(key=path, sha256=sha256_bytes(manifest), table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
+    return _New(key, at, ref, whole, manifest, layout, frame, lines)
 
 
 class QuestDBTicks(TickStore):
