@@ -103,7 +103,7 @@ class Backlog:
                 async with asyncio.timeout(timeout_s):
                     await self._filled.wait()
             except TimeoutError:
-                return []
+                pass  # something may have come since: nothing waits when this returns nothing
         return self.drain()
 
     def drain(self) -> list[Item]:

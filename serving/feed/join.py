@@ -174,7 +174,8 @@ class Stream:
         begun = stretch(ts, ts)
         self.session = Session(begun.day, begun.open, begun.open + self._session_ns)
         self._told = self.session.open
-        return self.session, _session(self.session)
+        # A recording that is replayed again has the same session: the service shall not take its second run for the end of its first.
+        return self.session, _session(self.session, fresh=True)
 
     def _decides(self, t: int) -> bool:
         """Whether an instant lies between the time that was told last and t: told at t, it is decided."""
@@ -201,8 +202,8 @@ _BEHIND = 2**61
 """A sequence behind every other of its nanosecond."""
 
 
-def _session(session: Session) -> dict[str, Any]:
-    return {"session": {"day": session.day, "open": session.open, "close": session.close}}
+def _session(session: Session, **more: bool) -> dict[str, Any]:
+    return {"session": {"day": session.day, "open": session.open, "close": session.close, **more}}
 
 
 def _steady(items: Sequence[Item], floor: int) -> list[list[Item]]:
@@ -254,9 +255,11 @@ class Join:
         began = told = time.monotonic()
         loop = asyncio.get_running_loop()
         pool = ThreadPoolExecutor(1, "feed")
-        running = [asyncio.create_task(one.run()) for one in (*self.clients, self.sender)]
+        running = [asyncio.create_task(self.sender.run())]
         try:
+            # Before anything is received: what comes is stamped behind the gap that this tells.
             await self._resume()
+            running[:0] = [asyncio.create_task(client.run()) for client in self.clients]
             while not self._stop.is_set() and (seconds is None or time.monotonic() - began < seconds):
                 items = await self._backlog.take(timeout_s=self.stream.until_next_s(self._clock.now()))
                 # Asked while nothing waits: whatever comes later was received later.

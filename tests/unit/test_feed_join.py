@@ -109,7 +109,7 @@ def test_the_session_is_told_first_and_every_instant_that_passed_is_decided(mark
     session, first = parts[0]
     opened = items[0].recv // SECOND * SECOND
     assert session == Session(20240808, opened, opened + 24 * HOUR) and first == {
-        "session": {"day": 20240808, "open": opened, "close": session.close}
+        "session": {"day": 20240808, "open": opened, "close": session.close, "fresh": True}
     }
     assert all(told == session for told, _ in parts)
     # Reading a message moves time to its last event or to what it says.
