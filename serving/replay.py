@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,14 +19,18 @@ import orjson
 from cift_models import release
 from cift_models.engine import Pipeline, fold
 from cift_models.errors import CiftError, EmptyRange, InputError, StoreUnavailable
-from cift_models.events import Events, merge
+from cift_models.events import Events
+from cift_models.feeds.quality import check_day
+from cift_models.feeds.read import FEEDS, chains, read
 from cift_models.instruments import Session, Universe
 from cift_models.settings import get_settings
 from cift_models.stores.releases import Releases
+from cift_models.stores.ticks import ParquetTicks, open_ticks
 from serving import wire
 from serving.compare import Batch, Comparison
 
 if TYPE_CHECKING:
+    import polars
     from websockets.asyncio.client import ClientConnection
 
 PACKET = 500
@@ -38,32 +43,37 @@ TELL_S = 5.0
 """Seconds between two lines of progress."""
 
 
-def lobster_events(files: list[Path], universe: Universe) -> tuple[Session, Events]:
-    """The merged events of LOBSTER files of one session, as ingest keeps them. Raises InputError for files of other symbols or days."""
-    from cift_models.feeds.canonical import events_of_tables
-    from cift_models.feeds.lobster import read_lobster
-    from cift_models.feeds.quality import check_tables
+def recorded_events(feed: str, files: list[Path], universe: Universe) -> tuple[Session, Events]:
+    """The merged events of one session's files, as ingest keeps them: through a tick store of their own that goes afterwards.
 
-    days = {day.instrument.symbol: day for day in (read_lobster(path) for path in files)}
-    if set(days) != set(universe.symbols) or len(days) != len(files):
-        raise InputError(
-            f"The {len(files)} files hold {', '.join(sorted(days))}; the release knows {', '.join(universe.symbols)}.",
-            hint="Give one file for each symbol of the release.",
-        )
-    sessions = {day.session for day in days.values()}
-    if len(sessions) > 1:
-        raise InputError(f"The files are of {len(sessions)} different sessions.", hint="Give files of one day and one stretch of it.")
-    parts = []
-    for i, symbol in enumerate(universe.symbols):
-        checked = check_tables(days[symbol].tables, days[symbol].session, receive_clock=False)
-        parts.append(events_of_tables({name: table.rows for name, table in checked.items()}, i))
-    return sessions.pop(), merge(parts, universe.levels)
+    Raises InputError for files of other symbols or of several sessions, SchemaMismatch for instruments that the release does not know so.
+    """
+    with tempfile.TemporaryDirectory(prefix="cift-replay-") as folder:
+        ticks = ParquetTicks(Path(folder))
+
+        def before(symbol: str, ns: int) -> polars.DataFrame | None:
+            ref = ticks.book_before(symbol, ns)
+            return ticks.read(ref) if ref else None
+
+        for chain in chains(feed, files, {}):
+            for file in chain:
+                for day in read(feed, file, {}, before):
+                    ticks.write_day(day, check_day(day))
+        stored = ticks.instruments()
+        if set(stored) != set(universe.symbols):
+            raise InputError(
+                f"The {len(files)} files hold {', '.join(stored)}; the release knows {', '.join(universe.symbols)}.",
+                hint="Give the files of every symbol of the release, and no others.",
+            )
+        sessions = ticks.sessions(universe.symbols)
+        if len(sessions) != 1:
+            raise InputError(f"The files are of {len(sessions)} different sessions.", hint="Give files of one session.")
+        (session,) = sessions
+        return session, ticks.events(universe, session)
 
 
 def stored_events(items: list[str], universe: Universe) -> tuple[Session, Events]:
     """The merged events of a stored session: its date is the last word, symbols before it must be the universe's."""
-    from cift_models.stores.ticks import open_ticks
-
     *symbols, day = items
     if symbols and tuple(symbols) != universe.symbols:
         raise InputError(
@@ -78,12 +88,12 @@ def stored_events(items: list[str], universe: Universe) -> tuple[Session, Events
 
 
 def read_source(source: str, items: list[str], universe: Universe) -> tuple[Session, Events]:
-    """The session that `source` and its items name."""
-    if source == "lobster":
-        return lobster_events([Path(item) for item in items], universe)
+    """The session that `source` (a feed, or `stored`) and its items name."""
     if source == "stored":
         return stored_events(items, universe)
-    raise InputError(f"Unknown source {source!r}.", hint="Expected lobster or stored.")
+    if source not in FEEDS:
+        raise InputError(f"Unknown source {source!r}.", hint=f"Expected stored, {', '.join(FEEDS)}.")
+    return recorded_events(source, [Path(item) for item in items], universe)
 
 
 @dataclass(slots=True)
@@ -222,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m serving.replay", description="Feed recorded events to a service; `cift replay` calls it."
     )
-    parser.add_argument("source", help="lobster or stored")
+    parser.add_argument("source", help="stored, lobster, binance, lean or canonical")
     parser.add_argument("items", nargs="+", help="files; or SYMBOL... DATE of a stored session")
     parser.add_argument("--to", default="ws://127.0.0.1:3000/ticks")
     parser.add_argument("--packet", type=int, default=PACKET, help="events in one message")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +14,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from cift_models.errors import InputError, NotStored
+from cift_models.errors import NotStored
 from cift_models.feeds.quality import check_day
+from cift_models.feeds.quality_summary import summarise
 from cift_models.feeds.read import files_of, read
 from cift_models.files import canonical_json, replacing, sha256_file, write_atomic
 from cift_models.refs import PartitionRef
@@ -34,6 +36,7 @@ class Stored(BaseModel):
 
     quarantined  rows kept apart, by reason
     partitions   what the store holds of it
+    summary      what quality says of it, in a line
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +47,7 @@ class Stored(BaseModel):
     rows: int
     quarantined: dict[str, int]
     partitions: list[PartitionRef]
+    summary: str
 
 
 class Ingested(BaseModel):
@@ -74,7 +78,7 @@ def ingest_file(feed: str, path: Path, options: dict[str, Any]) -> Ingested:
     asked: list[tuple[str, int, str]] = []
 
     def before(symbol: str, ns: int) -> polars.DataFrame | None:
-        ref = book_before(ticks, symbol, ns)
+        ref = ticks.book_before(symbol, ns)
         asked.append((symbol, ns, ref.sha256 if ref else ""))
         return ticks.read(ref) if ref else None
 
@@ -85,6 +89,8 @@ def ingest_file(feed: str, path: Path, options: dict[str, Any]) -> Ingested:
             checked = check_day(day)
             room.progress(f"store {day.instrument.symbol} {day.session.day}", 0.8)
             refs = ticks.write_day(day, checked)
+            said = str(summarise(day, checked))
+            logging.getLogger("cift").info("%s %s: %s", day.instrument.symbol, day.session.day, said)
             quarantined: Counter[str] = Counter()
             for table in checked.values():
                 quarantined.update(table.counts)
@@ -96,6 +102,7 @@ def ingest_file(feed: str, path: Path, options: dict[str, Any]) -> Ingested:
                     rows=sum(ref.rows for ref in refs),
                     quarantined=dict(quarantined),
                     partitions=list(refs),
+                    summary=said,
                 )
             )
         return {"stored": stored, "asked": asked}
@@ -128,20 +135,10 @@ def stale(done: StepRef, ticks: TickStore) -> str:
             except NotStored:
                 return f"{ref['key']} is not stored as it was"
     for symbol, ns, sha256 in done.facts["asked"]:
-        ref = book_before(ticks, symbol, ns)
+        ref = ticks.book_before(symbol, ns)
         if (ref.sha256 if ref else "") != sha256:
             return f"the recording of {symbol} before it has been stored since"
     return ""
-
-
-def book_before(ticks: TickStore, symbol: str, ns: int) -> PartitionRef | None:
-    """The whole book that the last stored recording of a symbol before an instant left."""
-    try:
-        refs = ticks.partitions("book_state", [symbol])
-    except InputError:
-        return None
-    ended = [(last, ref.key, ref) for ref in refs if (last := ticks.facts(ref)["last"]) is not None and last < ns]
-    return max(ended)[2] if ended else None
 
 
 def truth_path(days: list[int], symbols: list[str]) -> Path:

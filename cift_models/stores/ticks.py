@@ -26,7 +26,7 @@ from cift_models.feeds.quality import Checked
 from cift_models.instruments import CALENDARS, SECOND, Instrument, Session, Universe
 from cift_models.refs import PartitionRef
 from cift_models.schema import BOOK as BOOK_TABLE
-from cift_models.schema import table_of
+from cift_models.schema import BOOK_STATE, table_of
 from cift_models.stores import lake, packed_book
 
 if TYPE_CHECKING:
@@ -188,6 +188,14 @@ class TickStore:
         found, facts = self._partitions.manifest(Key.of(ref.key))
         lake.require(found, ref)
         return facts
+
+    def book_before(self, symbol: str, ns: int) -> PartitionRef | None:
+        """The BOOK_STATE that the last stored recording of a symbol before an instant left: what the next recording goes on from."""
+        keys = [key for key in self._partitions.find(BOOK_STATE.name) if key.symbol == symbol]
+        ended = [
+            (facts["last"], ref.key, ref) for ref, facts in map(self._partitions.manifest, keys) if facts["rows"] and facts["last"] < ns
+        ]
+        return max(ended)[2] if ended else None
 
     def instruments(self) -> dict[str, Instrument]:
         """Every stored symbol, as its latest session describes it."""

@@ -142,7 +142,7 @@ def _stores(settings: Settings, problem: Problem) -> list[dict[str, Any]]:
             if state != "does not answer":
                 store = opened(settings)
                 lacks = _lacks(role, store, problem)
-                if role == "ticks":
+                if role == "ticks" and not lacks:
                     state = f"{state}, {len(store.instruments())} symbols stored"
         except CiftError as error:
             state = "not usable"
@@ -164,7 +164,7 @@ def _lacks(role: str, store: Any, problem: Problem) -> list[str]:
     found = list(store.lacks()) if hasattr(store, "lacks") else []
     if role == "ticks":
         for sentence in found:
-            problem(sentence, "Use a newer server.")
+            problem(sentence, "Ticks cannot be kept there as it is.")
     return found
 
 

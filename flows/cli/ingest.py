@@ -88,8 +88,7 @@ def show(done: list[Ingested], as_json: bool) -> None:
         return
     for one in done:
         for stored in one.stored:
-            apart = f"{sum(stored.quarantined.values()):,} in quarantine {stored.quarantined or ''}".rstrip()
-            print(f"{stored.symbol} {stored.day}: {stored.rows:,} rows stored{' before' if one.again else ''}, {apart}")
+            print(f"{stored.symbol} {stored.day}: {stored.summary}{' (stored before)' if one.again else ''}")
     fresh = [one for one in done if not one.again]
     if fresh:
         cost = statistics.median(one.seconds / len(one.stored) for one in fresh)

@@ -13,7 +13,7 @@ def migrate(json: Json = False) -> None:
     The tables are those of cift_models/schema.py. A table that is there and differs is not touched: the difference is printed, nothing is
     made on that server, and the exit code is 1. Called again it makes nothing. Files below CIFT_HOME need no migration.
 
-    Example: CIFT_QUESTDB_URL=http://127.0.0.1:9000 cift migrate
+    Example: cift migrate --json
     """
     from cift_models.settings import get_settings
     from cift_models.stores.features import open_features

@@ -12,7 +12,7 @@ def replay(
     source: Annotated[
         str,
         typer.Argument(
-            help="What the files are: lobster, or stored (then symbols and a date instead of files). With --as-exchange: binance."
+            help="What the files are: lobster, binance, lean, canonical, or stored (symbols and a date). With --as-exchange: binance."
         ),
     ],
     files: Annotated[list[str] | None, typer.Argument(help="Recorded files, or SYMBOL... DATE for stored sessions.")] = None,

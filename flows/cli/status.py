@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.cli.options import Json
+
+if TYPE_CHECKING:
+    from cift_models.settings import Settings
 
 SHOWN = 5
 """Runs and releases that are listed; --json lists all."""
@@ -13,7 +16,7 @@ SHOWN = 5
 def status(json: Json = False) -> None:
     """Show what is stored, what ran and what is served.
 
-    And what the last run found. Nothing is computed, and nothing needs a server.
+    And what the last run found. Nothing is computed; only stores on a server need their server.
 
     Example: cift status --json
     """
@@ -24,7 +27,7 @@ def status(json: Json = False) -> None:
         print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
         return
     print(f"Home        {found['home']}")
-    _say("Stored", [f"{one['symbol']}: {_days(one)}, {one['rows']:,} book rows" for one in found["stored"]])
+    _say("Stored", [f"{one['symbol']}: {_days(one)}, {one['rows']:,} rows of {one['table']}" for one in found["stored"]])
     _say("Runs", [_run(run) for run in found["runs"][-SHOWN:]], len(found["runs"]))
     _say("Releases", [_release(one, found) for one in found["releases"][-SHOWN:]], len(found["releases"]))
     champion = found["champion"]
@@ -50,7 +53,8 @@ def look() -> dict[str, Any]:
     from cift_models.stores.releases import SERVED, Releases
     from tasks.runs import all_runs
 
-    home = get_settings().home
+    settings = get_settings()
+    home = settings.home
     releases = Releases(home)
     served = releases.served()
     champion = None
@@ -70,7 +74,7 @@ def look() -> dict[str, Any]:
         metrics = orjson.loads(path.read_bytes())
     return {
         "home": str(home),
-        "stored": _stored(home),
+        "stored": _stored(settings),
         "runs": runs,
         "releases": [
             {"release": ref.sha256, "written": datetime.fromtimestamp((home / ref.key).stat().st_mtime, UTC).isoformat(timespec="seconds")}
@@ -83,22 +87,27 @@ def look() -> dict[str, Any]:
     }
 
 
-def _stored(home: Any) -> list[dict[str, Any]]:
-    """Symbols with their book's days; the manifests alone are read."""
-    from cift_models.stores import lake
+def _stored(settings: Settings) -> list[dict[str, Any]]:
+    """Symbols with the days of their book, or of their trades where they have none; the manifests alone are read."""
+    from cift_models.errors import InputError
+    from cift_models.stores.ticks import open_ticks
 
-    by_symbol: dict[str, dict[str, Any]] = {}
-    for key in lake.find_manifests(home, "lake/book", "*/*"):
-        _, _, symbol, day = key.split("/")
-        ref, manifest = lake.read_manifest(home, key)
-        one = by_symbol.setdefault(
-            symbol,
-            {"symbol": symbol, "first": int(day), "last": int(day), "sessions": 0, "rows": 0, "feed": manifest["source"].get("feed")},
-        )
-        one["last"] = int(day)
-        one["sessions"] += 1
-        one["rows"] += ref.rows
-    return list(by_symbol.values())
+    ticks = open_ticks(settings)
+    found = []
+    for symbol in ticks.instruments():
+        for table in ("book", "trades"):
+            try:
+                refs = ticks.partitions(table, [symbol])
+            except InputError:
+                continue
+            days = sorted({int(ref.key.split("/")[3]) for ref in refs})
+            feed = ticks.facts(refs[-1])["source"].get("feed")
+            rows = sum(ref.rows for ref in refs)
+            found.append(
+                {"symbol": symbol, "first": days[0], "last": days[-1], "sessions": len(days), "rows": rows, "table": table, "feed": feed}
+            )
+            break
+    return found
 
 
 def _say(title: str, lines: list[str], total: int = 0) -> None:
@@ -110,7 +119,7 @@ def _say(title: str, lines: list[str], total: int = 0) -> None:
 
 def _days(one: dict[str, Any]) -> str:
     text = f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} .. {one['last']}"
-    return f"{text} ({one['sessions']} sessions, {one['feed'] or 'unknown feed'})"
+    return f"{text} ({one['sessions']} days, {one['feed'] or 'unknown feed'})"
 
 
 def _run(run: dict[str, Any]) -> str:

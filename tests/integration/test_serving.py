@@ -28,7 +28,7 @@ from cift_models.instruments import Universe
 from cift_models.stores.releases import Releases
 from serving import wire
 from serving.compare import Batch, Comparison
-from serving.replay import connected, lobster_events
+from serving.replay import connected, recorded_events
 from tests.lobster_slice import lobster_zip, slice_lobster
 from tests.processes import ROOT, environment
 from tests.releases import KINDS, fitted, labelled, make_home, pipeline, second_session, write_release
@@ -534,7 +534,7 @@ def test_a_stretch_of_the_recorded_day_is_equal_to_the_bit(tmp_path):
     files = [slice_lobster(lobster_zip(s), tmp_path / "files" / f"{s}.zip", ten, ten + 8 * minute) for s in ("AAPL", "AMZN", "GOOG")]
     days = [read_lobster(path) for path in files]
     universe = Universe(tuple(day.instrument for day in days))
-    session, events = lobster_events(files, universe)
+    session, events = recorded_events("lobster", files, universe)
     panel = labelled(universe, session, events)
     name = write_release(tmp_path, fitted(panel, ("linear", "hawkes"), "linear", -2.0), panel)
     Releases(tmp_path).compare_and_set(0, name)
@@ -548,4 +548,4 @@ def test_a_stretch_of_the_recorded_day_is_equal_to_the_bit(tmp_path):
         short = subprocess.run(
             [*command[:5], str(files[0]), *command[8:]], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True
         )
-        assert short.returncode == 2 and "Give one file for each symbol" in short.stderr
+        assert short.returncode == 2 and "The 1 files hold AAPL; the release knows AAPL, AMZN, GOOG" in short.stderr

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = (
     "demo", "seed", "ingest", "backfill", "data-prep", "train", "eval", "predict",
-    "promote", "rollback", "serve", "replay", "status", "migrate", "doctor", "clean",
+    "promote", "rollback", "serve", "replay", "feed", "record", "status", "quality", "sql", "migrate", "doctor", "clean",
 )  # fmt: skip
 
 
@@ -290,7 +290,10 @@ def test_runs_are_numbered_and_a_damaged_record_is_named(history: tuple[Path, li
         runs.all_runs()
 
 
-@pytest.mark.parametrize("command", ["evaluate", "train", "data_prep", "predict", "seed", "ingest", "backfill", "demo", "status", "clean"])
+@pytest.mark.parametrize(
+    "command",
+    ["evaluate", "train", "data_prep", "predict", "seed", "ingest", "backfill", "quality", "sql", "migrate", "demo", "status", "clean"],
+)
 def test_prefect_is_imported_after_its_environment_is_set(command: str) -> None:
     """Prefect reads its settings at import: one that came earlier would write to the user's own home and log to the terminal."""
     code = (
