@@ -10,7 +10,7 @@ export CIFT_TEST_DATA ?= $(wildcard ../shared/data)
 setup: .venv/installed ## make .venv from the pinned lock
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(BIN)/uv pip install --quiet --require-hashes --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
