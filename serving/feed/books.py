@@ -113,11 +113,14 @@ def events_of(rows: Rows, place: int) -> Events:
     """
     import polars as pl
 
-    from cift_models.feeds.canonical import events_of_tables
+    from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables
     from cift_models.feeds.quality import check_tables
 
     tables: dict[str, polars.DataFrame] = {
-        name: pl.DataFrame(rows.tables[name]) for name in ("trades", "status", "book") if name in rows.tables
+        name: pl.DataFrame(rows.tables[name])
+        for name in EVENT_TABLES
+        # Most pushes hold a quote and nothing else, and a frame of 83 columns is made as slowly empty as full.
+        if name in rows.tables and len(rows.tables[name]["sequence"])
     }
     if not tables:
         return Events.empty(0, rows.instrument.levels)

@@ -196,9 +196,15 @@ class Captures:
             file.flush()
 
     def close(self) -> None:
-        """Write what is kept and let go of the files."""
+        """Write what is kept and let go of the files. Raises StoreError, once every file that can be written is."""
+        failed: StoreError | None = None
         while self._open:
-            self._close(self._open.popitem()[1][1])
+            try:
+                self._close(self._open.popitem()[1][1])
+            except StoreError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     @property
     def lines(self) -> int:

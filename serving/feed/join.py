@@ -45,8 +45,9 @@ PACKET = 500
 """Events in one message to the service."""
 BEAT_S = 0.1
 """How long nothing may come before the clock is asked for the time."""
-GATHER_S = 0.002
-"""Pause between two readings of the backlog: a reading costs about as much for one line as for a hundred."""
+GATHER_S = 0.01
+"""Pause between two readings of the backlog, shorter where an instant is near: a reading costs about as much for one line as for a hundred
+(2 to 3 ms)."""
 LAST_WORD_S = 5.0
 """How long a feed that ends in an error tries to say that it does."""
 SESSION_HOURS = 24
@@ -277,7 +278,7 @@ class Join:
                 if time.monotonic() - told >= 10:
                     told = time.monotonic()
                     self.tell(self._progress(told - began))
-                await asyncio.sleep(GATHER_S)
+                await asyncio.sleep(min(GATHER_S, self.stream.until_next_s(self._clock.now())))
             for task in running[:-1]:
                 task.cancel()
             await asyncio.gather(*running[:-1], return_exceptions=True)

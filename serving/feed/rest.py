@@ -140,11 +140,12 @@ class Rest:
 
     async def _within(self, weight: int) -> None:
         """Wait for the next minute where this one's weight is used up. The exchange counts; between its answers we do."""
-        now = time.time()
-        if now >= self._used_until:
-            self._used, self._used_until = 0, (now // 60 + 1) * 60
-        if self._used + weight > SHARE * self.venue.weight_a_minute:
+        while True:
+            now = time.time()
+            if now >= self._used_until:
+                self._used, self._used_until = 0, (now // 60 + 1) * 60
+            if self._used + weight <= SHARE * self.venue.weight_a_minute:
+                break
             log.info("%s: %d of weight used in this minute, waiting %.0f s", self.venue.rest, self._used, self._used_until - now)
             await asyncio.sleep(self._used_until - now)
-            self._used, self._used_until = 0, self._used_until + 60
         self._used += weight

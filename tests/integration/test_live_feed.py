@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from serving.feed.backlog import Backlog
 from serving.feed.exchange import Exchange, Faults
 from serving.feed.join import Decisions, Join, join
 from serving.feed.record import Options, Recorder, recorder
-from serving.feed.recording import Recording
+from serving.feed.recording import Line, Recording
 from serving.feed.venue import DEPTH, venue
 from tests.feed_made import batch_events
-from tests.feed_recorded import InStep, RecordedClock, exchange_of, lines_of, slices
+from tests.feed_recorded import InStep, RecordedClock, exchange_of, lines_of, recorded, slices
 from tests.processes import ROOT, environment, free_port, stop
 from tests.releases import fitted, labelled, write_release
 from tests.service import Service, serving
@@ -59,12 +60,12 @@ def minutes(tmp_path_factory) -> list[Path]:
 
 async def recorded_from(
     exchange: Exchange, out: Path, *, gate: InStep | None = None, clock: RecordedClock | None = None, options: Options = LIVE,
-    client_too: bool = False, patience_s: float = 90,
+    market: str = "spot", symbols: Sequence[str] = SYMBOLS, patience_s: float = 90,
 ) -> Recorder:  # fmt: skip
     """Record everything that an exchange has."""
     async with exchange.serving("127.0.0.1", 0) as port:
-        where = venue("spot", f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
-        recording = await recorder(where, SYMBOLS, out, options, clock=clock, flush_s=0.1)
+        where = venue(market, f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
+        recording = await recorder(where, symbols, out, options, clock=clock, flush_s=0.1)
         if gate is not None:
             gate.client = recording.client
         running = asyncio.create_task(recording.run())
@@ -100,6 +101,58 @@ def test_with_the_recorded_receive_times_the_recording_is_the_recording_to_the_b
             assert one_day(copy).tables[name].equals(table), name
     assert recording.books.whole == 2 and recording.books.gaps == 0 and recording.books.resyncs == 2
     assert recording.summary()["lines"] == sum(len(lines_of(path)) for path in captures)
+
+
+@pytest.mark.parametrize(("market", "names", "symbols"), [
+    ("usdm", ("usdm_btcusdt_20240808", "usdm_ethusdt_20240808"), ("BTCUSDT", "ETHUSDT")),
+    ("coinm", ("cm_btcusd_perp_20240808", "cm_ethusd_perp_20240808"), ("BTCUSD_PERP", "ETHUSD_PERP")),
+])  # fmt: skip
+def test_the_futures_markets_come_back_to_the_byte_too(tmp_path, market: str, names: tuple[str, ...], symbols: tuple[str, ...]):
+    captures, gate = slices(tmp_path, 12, names), InStep()
+    out = tmp_path / "out"
+    exchange = exchange_of(captures, gate)
+    recording = asyncio.run(
+        recorded_from(
+            exchange, out, gate=gate, clock=RecordedClock(captures), options=replace(LIVE, depth_ms=0), market=market, symbols=symbols
+        )
+    )
+    for original, symbol in zip(captures, symbols, strict=True):
+        assert lines_of(out / f"{market}_{symbol.lower()}_20240808.gz") == lines_of(original)
+    assert recording.books.whole == 2 and recording.books.gaps == 0 and not recording.books.broken
+
+
+def test_over_midnight_there_are_two_files_that_chain_and_the_second_stands_alone(tmp_path):
+    class Slower(InStep):
+        """In step, and behind midnight slow enough for a question to be answered before everything is over."""
+
+        async def __call__(self, line: Line) -> None:
+            await super().__call__(line)
+            if line.time >= 1_723_161_600 * SECOND:
+                await asyncio.sleep(0.002)
+
+    day, gate = recorded("spot_ethusdt_20240808"), Slower()
+    (night,) = slices(tmp_path, 8, ("spot_ethusdt_20240809",))
+    exchange = exchange_of([day, night], gate)
+    recording = asyncio.run(recorded_from(exchange, tmp_path / "out", gate=gate, clock=RecordedClock([day, night]), symbols=("ETHUSDT",)))
+    first, second = (tmp_path / "out" / f"spot_ethusdt_{date}.gz" for date in (20240808, 20240809))
+    assert lines_of(first) == lines_of(day)
+    # A snapshot was asked for when the day turned; otherwise the second file is what was recorded.
+    asked = [line for line in lines_of(second) if line[1].startswith(b'{"last')]
+    assert len(asked) == 1 and recording.client.counts.snapshots == 2
+    assert [line for line in lines_of(second) if line not in asked] == lines_of(night)
+    # Behind the first day the book goes on and the snapshot is spare; alone the second begins with it, and its book is the same.
+    (before,) = read_binance(first, levels=LEVELS)
+    (chained,) = read_binance(second, levels=LEVELS, before=lambda symbol, ns: before.tables["book_state"])
+    (truth,) = read_binance(night, levels=LEVELS, before=lambda symbol, ns: before.tables["book_state"])
+    (alone,) = read_binance(second, levels=LEVELS)
+    columns = [name for name in truth.tables["book"].columns if name != "sequence"]
+    assert (
+        chained.tables["book"][columns].equals(truth.tables["book"][columns]) and chained.source["continues"] == truth.source["continues"]
+    )
+    assert chained.apart["book"]["reason"].to_list() == ["spare_snapshot"]
+    assert alone.source["snapshots"] == 1 and alone.source["depth_gaps"] == 0
+    _same_books(alone.tables["book"], truth.tables["book"], most_missing=40)
+    assert recording.books.gaps == 0
 
 
 def test_with_the_clock_of_now_everything_but_receive_times_and_the_snapshots_place_is_equal(captures, tmp_path):
@@ -441,9 +494,9 @@ def _start(command: str, *arguments: str, home: Path) -> Started:
     home.mkdir(parents=True, exist_ok=True)
     name = f"{command}-{time.monotonic_ns()}"
     with open(home / f"{name}.stdout", "wb") as stdout, open(home / f"{name}.stderr", "wb") as stderr:
+        run = [sys.executable, "-m", "flows.cli", command, *arguments]
         started = Started(
-            [sys.executable, "-m", "flows.cli", command, *arguments], cwd=ROOT, env=environment(home), stdin=subprocess.DEVNULL, stdout=stdout,
-            stderr=stderr, start_new_session=True,
+            run, cwd=ROOT, env=environment(home), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True,
         )  # fmt: skip
     started.out, started.name = home, name
     return started

@@ -125,6 +125,25 @@ def test_a_reader_wakes_when_something_comes_and_gives_up_in_time():
     assert nothing == [] and [one.recv for one in something] == [7]
 
 
+def test_nothing_waits_when_nothing_is_taken():
+    """A line that comes in the very turn in which patience ends is taken: who asks the clock then may say that all before now is read."""
+
+    async def run() -> int:
+        together = 0
+        for n in range(30):
+            backlog = room_for(4)
+            loop = asyncio.get_running_loop()
+            when = loop.time() + 0.004
+            loop.call_at(when, backlog.offer, item(n, TRADE))
+            got = await backlog.take(timeout_s=when - loop.time())
+            assert len(backlog) == 0 or got
+            together += not got
+            await asyncio.sleep(0.002)
+        return together
+
+    assert asyncio.run(run()) < 30
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     steps=st.lists(

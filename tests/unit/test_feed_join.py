@@ -102,6 +102,22 @@ def test_live_events_are_the_batch_events_to_the_bit_wherever_reading_stops(mark
     assert stream.events == len(events) and stream.books.whole == 2 and stream.steps == 0
 
 
+def test_a_row_that_ingest_sets_apart_never_reaches_the_service(tmp_path):
+    lines = made("BTCUSDT", 4, 1).lines
+    # A bid far above the best ask, and gone again with the next change: the rows between are crossed.
+    at = next(i for i, (_, text) in enumerate(lines) if i > 60 and b"@depth" in text)
+    crossed = lines[at][1].replace(b'"b":[', b'"b":[["60050.00","1.0"],', 1).replace(b",]", b"]")
+    after = next(i for i, (_, text) in enumerate(lines) if i > at + 20 and b"@depth" in text)
+    gone = lines[after][1].replace(b'"b":[', b'"b":[["60050.00","0.0"],', 1).replace(b",]", b"]")
+    odd = [(recv, crossed if i == at else gone if i == after else text) for i, (recv, text) in enumerate(lines)]
+    universe, events = batch_events([made("BTCUSDT", 4, 1)._replace(lines=odd).write(tmp_path)], 10)
+    _, plain = batch_events([made("BTCUSDT", 4, 1).write(tmp_path)], 10)
+    assert 0 < (plain.kind & BOOK > 0).sum() - (events.kind & BOOK > 0).sum() < 10
+    stream = stream_for(universe)
+    got = events_in(push(stream, [item_of(BTC, *line) for line in odd], list(range(0, 500, 9))) + stream.finish(), universe)
+    assert unlike(got[got.sequence != 2**61], events) == []
+
+
 def test_the_session_is_told_first_and_every_instant_that_passed_is_decided(market):
     universe, events, items = market
     stream = stream_for(universe)
