@@ -161,6 +161,24 @@ def test_a_line_goes_to_the_file_of_its_symbol_and_day(tmp_path):
     )  # fmt: skip
 
 
+def test_one_file_that_cannot_be_written_does_not_cost_the_others(tmp_path, monkeypatch):
+    captures = Captures(tmp_path)
+    captures.write([Item(MIDNIGHT - 1, DEPTH, source, b"{}") for source in (BTC, ETH)])
+    pwrite, files = os.pwrite, {os.readlink(f"/proc/self/fd/{file._file}"): file._file for _, file in captures._open.values()}
+    broken = files[str(path_of(tmp_path, ETH))]
+
+    def full(handle: int, data: bytes, at: int) -> int:
+        if handle == broken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(handle, data, at)
+
+    monkeypatch.setattr(capture.os, "pwrite", full)
+    with pytest.raises(StoreError, match="ethusdt.*No space left on device"):
+        captures.close()
+    assert gzip.decompress(path_of(tmp_path, BTC).read_bytes()) == b"%d {}\n" % (MIDNIGHT - 1)
+    assert not captures.files
+
+
 def test_much_text_is_written_without_being_asked(tmp_path):
     captures = Captures(tmp_path)
     captures.write([Item(START + i, DEPTH, BTC, os.urandom(500_000).hex().encode()) for i in range(5)])

@@ -292,6 +292,28 @@ def test_the_weight_of_a_minute_is_kept_within(monkeypatch):
     assert [s for s in slept if s > 1] == [48.0]
 
 
+def test_questions_that_wait_for_the_next_minute_share_it(monkeypatch):
+    """All of them count in the minute they waited for, and it is a minute: they do not push its end away from each other."""
+    minute = 1_700_000_000.0 // 60 * 60
+    now = [minute + 12]
+
+    async def sleep(seconds: float) -> None:
+        until = now[0] + seconds
+        await asyncio.tasks.__sleep0()
+        now[0] = max(now[0], until)
+
+    async def body() -> Rest:
+        rest = rest_at(9)
+        rest._used, rest._used_until = rest.venue.weight_a_minute, minute + 60
+        monkeypatch.setattr(rest_module.time, "time", lambda: now[0])
+        monkeypatch.setattr(rest_module.asyncio, "sleep", sleep)
+        await asyncio.gather(*(rest._within(50) for _ in range(4)))
+        return rest
+
+    rest = asyncio.run(body())
+    assert now[0] == minute + 60 and (rest._used, rest._used_until) == (200, minute + 120)
+
+
 def test_the_exchanges_clock_is_looked_at_before_ours_is_believed(captures):
     async def run(which: str) -> int:
         exchange = Exchange(Recording(captures), speed=0)
