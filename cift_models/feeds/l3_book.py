@@ -33,7 +33,7 @@ REFUSED = ("unknown_order", "repeated_order", "other_order", "too_large", "non_p
     repeated_order  it adds an order that rests already
     other_order     it takes from an order that rests at another price or on the other side
     too_large       it takes more than rests
-    non_positive    it adds or takes nothing, or less; or at a price that is none
+    non_positive    it adds or takes nothing, or less; or at a price, or on a side, that is none
 """
 UNKNOWN, REPEATED, OTHER, TOO_LARGE, NON_POSITIVE = range(len(REFUSED))
 FIRST_ROOM = 1 << 12
@@ -214,7 +214,7 @@ def _fold(
         if action <= EXECUTE:
             at = _slot(order_id, side, mask, shift, which)
             rests = side[at] != 0
-            if (ev_lots[i] <= 0 and action != DELETE) or ev_ticks[i] <= 0 or ev_ticks[i] >= EMPTY_ASK:
+            if (ev_lots[i] <= 0 and action != DELETE) or ev_ticks[i] <= 0 or ev_ticks[i] >= EMPTY_ASK or ev_side[i] == 0:
                 refused[NON_POSITIVE] += 1
             elif action == ADD:
                 if rests:

@@ -126,6 +126,11 @@ def test_every_row_is_that_of_a_dict_of_orders(seed: int, levels: int, cuts: lis
     assert rows == slow_rows and refused == slow_refused
 
 
+def test_an_order_on_no_side_is_refused_and_takes_no_place() -> None:
+    rows, refused, _, _ = fast_book([(1, 7, 0, 5, 3), (1, 8, 1, 4, 2), (1, 7, 1, 5, 3)], 2)
+    assert rows == [[[], []], [[(4, 2)], []], [[(5, 3), (4, 2)], []]] and refused == {"non_positive": 1}
+
+
 def test_a_stream_of_every_fault_counts_each() -> None:
     messages = stream(1, 3_000, faults=0.4)
     rows, refused, _, _ = fast_book(messages, 3)
