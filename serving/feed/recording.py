@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,9 +67,11 @@ class Recording:
         return heapq.merge(*(self._of(symbol) for symbol in self._files), key=lambda line: line.time)
 
     def _of(self, symbol: str) -> Iterator[Line]:
-        time, tail = 0, b""
+        time = 0
         for path in self._files[symbol]:
-            for piece, _ in pieces(path, _READ_AT_ONCE):
+            tail = b""
+            # A last line without a line feed is a line, as it is to ingest.
+            for piece in chain((piece for piece, _ in pieces(path, _READ_AT_ONCE)), (b"\n",)):
                 *whole, tail = (tail + piece).split(b"\n")
                 for raw in whole:
                     match = _LINE.fullmatch(raw)
@@ -80,7 +83,6 @@ class Recording:
                     known = kind_of(name) if name is not None else None
                     kind = known[1] if known else SNAPSHOT if text.startswith(b'{"lastUpdateId"') else OTHER
                     yield Line(time, kind, symbol, text)
-            tail = b""
 
 
 class Book:

@@ -56,6 +56,12 @@ def test_a_time_that_goes_back_in_a_file_stays_in_its_place(tmp_path, btc):
     assert played[10].time == played[9].time
 
 
+def test_a_last_line_without_a_line_feed_is_played_as_ingest_reads_it(tmp_path, btc):
+    path = tmp_path / "spot_btcusdt_20240808.dat"
+    path.write_bytes(b"\n".join(b"%d %s" % line for line in btc.lines))
+    assert [(line.time, line.text) for line in Recording([path]).lines()] == btc.lines
+
+
 def test_its_own_book_is_the_book(captures, btc):
     recording = Recording(captures)
     book = Book(recording, "BTCUSDT")
