@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from cift_models.errors import EmptyRange, InputError
 from cift_models.feeds.read import identify, recordings
 from cift_models.settings import get_settings
-from cift_models.stores.ticks import open_ticks
+from cift_models.stores.ticks import open_ticks, session_days
 from tasks.dataset import feature_inputs, features_stored, select_data, yyyymmdd
 from tasks.ingest import ingest_inputs, stale
 from tasks.step import find_step, plain, runs_of
@@ -51,21 +51,31 @@ def files_below(places: list[str]) -> list[Path]:
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def plan_ingest(feed: str, places: list[str], options: dict[str, Any], start: date, end: date) -> list[Planned]:
-    """Every file that begins in a range, in the order of days. A file that the feed does not know is refused, never passed over."""
+    """Every file that begins in a range, in the order of days. A file that the feed does not know is refused, never passed over.
+
+    A recording that goes on from one that is to be ingested is to be ingested behind it.
+    """
     ticks = open_ticks(get_settings())
     before = [run for run in runs_of("ingest") if run.get("feed") == feed]
+    files = [(identify(feed, path, options), path) for path in recordings(feed, files_below(places))]
     planned = []
-    for path in recordings(feed, files_below(places)):
-        who = identify(feed, path, options)
+    redone: set[str] = set()
+    for who, path in sorted(files, key=lambda file: (file[0].begins, file[1])):
         if not yyyymmdd(start) <= who.day <= yyyymmdd(end):
             continue
         inputs = ingest_inputs(feed, path, options)
         done = find_step("ingest", inputs)
+        state: State
         if done is None:
             state, why = compared(inputs, [run for run in before if run.get("file") == path.name])
         else:
             why = stale(done, ticks)
+            behind = sorted({symbol for symbol, _, _ in done.facts["asked"]} & redone)
+            if behind and not why:
+                why = f"the recording of {behind[0]} before it is ingested first"
             state = "changed" if why else "done"
+        if state != "done":
+            redone.add(who.symbol)
         planned.append(Planned(step="ingest", what=path.name, symbol=who.symbol, day=who.day, state=state, why=why, file=str(path)))
     if not planned:
         raise EmptyRange(f"None of the files begins in {start} .. {end}.", hint="Give the files of that range, or another range.")
@@ -74,34 +84,49 @@ def plan_ingest(feed: str, places: list[str], options: dict[str, Any], start: da
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def plan_features(symbols: list[str], start: date, end: date, ingesting: list[Planned]) -> list[Planned]:
-    """Every stored session of a range, and the days whose ticks are still to be ingested."""
+    """Every stored session of a range, and the days whose ticks are still to be ingested.
+
+    Whether such a day goes on in the session before it (a venue that never closes) is seen when it is stored. Raises UnknownSymbol for a
+    symbol that is neither stored nor to be ingested; EmptyRange where there is nothing.
+    """
+    ticks = open_ticks(get_settings())
     changing = {one.day for one in ingesting if one.state != "done" and one.symbol in symbols}
+    coming = {one.symbol for one in ingesting if one.state != "done"}
+    stored = ticks.instruments()
+    known = [symbol for symbol in symbols if symbol in stored]
+    if unknown := [symbol for symbol in symbols if symbol not in stored and symbol not in coming]:
+        ticks.universe(unknown)
     try:
-        stored = {session.day for session in open_ticks(get_settings()).sessions(symbols, yyyymmdd(start), yyyymmdd(end))}
-    except InputError:
+        sessions = ticks.sessions(known, yyyymmdd(start), yyyymmdd(end)) if known else ()
+    except EmptyRange:
         if not changing:
             raise
-        stored = set()
+        sessions = ()
     before = runs_of("features")
-    planned = []
-    for day in sorted(changing | stored):
-        state: State
-        if day in changing:
-            state, why = ("changed" if day in stored else "missing"), "its ticks are ingested first"
+    found: dict[int, tuple[State, str]] = dict.fromkeys(changing, ("missing", "its ticks are ingested first"))
+    for session in sessions:
+        last = min(yyyymmdd(end), max(session_days(stored[symbol], session)[-1] for symbol in known))
+        inside = {day for day in changing if session.day <= day <= last}
+        for day in inside:
+            del found[day]
+        if inside or len(known) < len(symbols):
+            found[session.day] = ("changed" if len(known) == len(symbols) else "missing", "its ticks are ingested first")
+            continue
+        # A session at a time: one that is half written says nothing of the others.
+        dataset = select_data.fn(symbols, _date(session.day), _date(last), None, 0)
+        inputs = feature_inputs(dataset, session.day)
+        done = find_step("features", inputs)
+        if done is not None:
+            held = features_stored(dataset, session.day, done)
+            found[session.day] = ("done", "") if held else ("changed", "the store has lost it")
         else:
-            # A day at a time: one that is half written says nothing of the others.
-            own = date.fromisoformat(str(day))
-            dataset = select_data.fn(symbols, own, own, None, 0)
-            inputs = feature_inputs(dataset, day)
-            done = find_step("features", inputs)
-            if done is not None:
-                state, why = ("done", "") if features_stored(dataset, day, done) else ("changed", "the store has lost it")
-            else:
-                alike = [run for run in before if run.get("session", {}).get("day") == day and _symbols(run) == symbols]
-                state, why = compared(inputs, alike)
-        universe = ",".join(symbols)
-        planned.append(Planned(step="features", what=universe, symbol=universe, day=day, state=state, why=why))
-    return planned
+            alike = [run for run in before if run.get("session", {}).get("day") == session.day and _symbols(run) == symbols]
+            found[session.day] = compared(inputs, alike)
+    universe = ",".join(symbols)
+    return [
+        Planned(step="features", what=universe, symbol=universe, day=day, state=state, why=why)
+        for day, (state, why) in sorted(found.items())
+    ]
 
 
 def compared(inputs: Mapping[str, Any], before: list[dict[str, Any]]) -> tuple[State, str]:
@@ -112,6 +137,10 @@ def compared(inputs: Mapping[str, Any], before: list[dict[str, Any]]) -> tuple[S
     closest = min(([name for name in now if run.get(name) != now[name]] for run in before), key=len)
     said = {"sha256": "the file", "partitions": "the ticks", "store": "the store"}
     return "changed", " and ".join(said.get(name, name) for name in closest) + " changed" if closest else "the code changed"
+
+
+def _date(day: int) -> date:
+    return date.fromisoformat(str(day))
 
 
 def _symbols(run: Mapping[str, Any]) -> list[str]:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cift_models.errors import EmptyRange, FeedError, InputError
+from cift_models.errors import EmptyRange, FeedError, InputError, UnknownSymbol
+from cift_models.events import BOOK, Events
 from cift_models.feeds import read
+from cift_models.feeds.canonical import tables_of_events
+from cift_models.feeds.day import FeedDay
+from cift_models.feeds.quality import check_tables
 from cift_models.files import sha256_file
+from cift_models.instruments import SECOND, Instrument, stretch
 from cift_models.settings import get_settings
 from cift_models.stores.ticks import open_ticks
 from tasks.dataset import build_session, select_data
 from tasks.ingest import ingest_file
-from tasks.plan import plan_features, plan_ingest
+from tasks.plan import Planned, plan_features, plan_ingest
+from tests import feed_made
 from tests.lobster_made import lobster_made
 
 DAYS = [date(2012, 6, day) for day in (20, 21, 22)]
@@ -144,6 +152,61 @@ def test_features_are_planned_a_day_at_a_time(files: list[Path], home: Path) -> 
     build_session.fn(dataset, 20120621)
     assert plan()[1] == (20120621, "done", "")
     assert open_ticks(get_settings()).sessions(["TEST"])
+
+
+def over_midnight() -> None:
+    """Store a venue that never closes: 30 s before a midnight and 30 s behind it, in two recordings."""
+    midnight = 19_900 * 86_400
+    instrument = Instrument("COIN", 100, 1, 1, "coins", 0.0, "always", 1)
+    for part, first in (("a", midnight - 30), ("b", midnight)):
+        events = Events.empty(30, 1)
+        events.ts[:] = (first + np.arange(30)) * SECOND + SECOND // 2
+        events.sequence[:], events.kind[:] = first + np.arange(30), BOOK
+        events.bid_px[:], events.ask_px[:], events.bid_sz[:], events.ask_sz[:] = 10, 11, 1, 1
+        session = stretch(int(events.ts[0]), int(events.ts[-1]))
+        day = FeedDay(instrument, session, tables_of_events(events), {"feed": "test", "part": part}, part)
+        open_ticks(get_settings()).write_day(day, check_tables(day.tables, session, receive_clock=True))
+
+
+def test_a_session_over_midnight_is_planned_as_one() -> None:
+    over_midnight()
+    days = (date(2024, 6, 25), date(2024, 6, 26))
+
+    def plan(*ingesting: Planned) -> list[tuple[int, str, str]]:
+        return [(one.day, one.state, one.why) for one in plan_features.fn(["COIN"], *days, list(ingesting))]
+
+    assert plan() == [(20240625, "missing", "never done")]
+    dataset = select_data.fn(["COIN"], *days, None, 0)
+    assert dataset.days == [20240625]
+    build_session.fn(dataset, 20240625)
+    assert plan() == [(20240625, "done", "")]
+    second = Planned(step="ingest", what="b", symbol="COIN", day=20240626, state="changed", why="the file changed")
+    assert plan(second) == [(20240625, "changed", "its ticks are ingested first")]
+
+
+def test_a_symbol_that_is_still_to_come_hides_no_session_of_the_others(files: list[Path]) -> None:
+    for file in files[:2]:
+        ingest_file("lobster", file, {})
+    other = made(files[0].parent / "other.zip", DAYS[2], symbol="OTHER")
+    ingesting = plan_ingest.fn("lobster", [str(other)], {}, DAYS[0], DAYS[-1])
+    planned = plan_features.fn(["TEST", "OTHER"], DAYS[0], DAYS[-1], ingesting)
+    assert [one.day for one in planned] == [20120620, 20120621, 20120622] and {one.state for one in planned} == {"missing"}
+    with pytest.raises(UnknownSymbol, match="OTHRE"):
+        plan_features.fn(["TEST", "OTHRE"], DAYS[0], DAYS[-1], ingesting)
+
+
+def test_a_recording_behind_one_that_is_to_be_ingested_is_ingested_again(tmp_path: Path) -> None:
+    days, midnight = (date(2024, 8, 8), date(2024, 8, 9)), 1_723_161_600 * SECOND
+    lines = feed_made.made(seconds=10, start=midnight - 5 * SECOND).lines
+    first, second = (tmp_path / f"spot_btcusdt_{day:%Y%m%d}.gz" for day in days)
+    first.write_bytes(gzip.compress(b"".join(b"%d %s\n" % line for line in lines if line[0] < midnight)))
+    second.write_bytes(gzip.compress(b"".join(b"%d %s\n" % line for line in lines if line[0] >= midnight)))
+    ingest_file("binance", second, {})
+    plan = plan_ingest.fn("binance", [str(first), str(second)], {}, *days)
+    assert states(plan) == [("missing", "never done"), ("changed", "the recording of BTCUSDT.SPOT before it is ingested first")]
+    for one in plan:
+        ingest_file("binance", Path(one.file), {})
+    assert states(plan_ingest.fn("binance", [str(first), str(second)], {}, *days)) == [("done", "")] * 2
 
 
 @pytest.mark.real_data
