@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -50,6 +51,8 @@ GATHER_S = 0.01
 (2 to 3 ms)."""
 LAST_WORD_S = 5.0
 """How long a feed that ends in an error tries to say that it does."""
+PATIENCE_S = 30.0
+"""How long a feed that is asked to end waits for a service that does not acknowledge."""
 SESSION_HOURS = 24
 """A session that the feed begins lasts so long. A venue that never closes has none of its own, and the wire wants a close."""
 
@@ -245,23 +248,29 @@ class Join:
         self._clock = clock or WallClock()
         self._backlog = clients[0].backlog
         self._stop = asyncio.Event()
+        self._until = float("inf")
         self._flushed = 0.0
 
     def stop(self) -> None:
-        """Send what was received, and a gap behind it; then end `run`."""
+        """Send what was received, and a gap behind it; then end `run`: after PATIENCE_S at the latest, whatever the service does."""
+        self._until = min(self._until, time.monotonic() + PATIENCE_S)
         self._stop.set()
 
     async def run(self, seconds: float | None = None) -> None:
-        """Feed until `stop`, or for some seconds. Raises what client and sender raise, and what makes a stream unreadable."""
+        """Feed until `stop`, or for some seconds.
+
+        Raises what client and sender raise, what makes a stream unreadable, and StoreError where the service did not acknowledge the end.
+        """
         began = told = time.monotonic()
         loop = asyncio.get_running_loop()
+        ending = loop.call_later(seconds, self.stop) if seconds is not None else None
         pool = ThreadPoolExecutor(1, "feed")
         running = [asyncio.create_task(self.sender.run())]
         try:
             # Before anything is received: what comes is stamped behind the gap that this tells.
             await self._resume()
             running[:0] = [asyncio.create_task(client.run()) for client in self.clients]
-            while not self._stop.is_set() and (seconds is None or time.monotonic() - began < seconds):
+            while not self._stop.is_set():
                 items = await self._backlog.take(timeout_s=self.stream.until_next_s(self._clock.now()))
                 # Asked while nothing waits: whatever comes later was received later.
                 now = self._clock.now()
@@ -288,11 +297,14 @@ class Join:
         except CiftError:
             # Whatever ended this, the service shall not take the last book for today's.
             if not running[-1].done():
-                for session, part in self.stream.finish():
-                    await self.sender.send(session, part)
-                await asyncio.wait([asyncio.create_task(self.sender.drained())], timeout=LAST_WORD_S)
+                last_word = asyncio.create_task(self._last_word())
+                await asyncio.wait([last_word, running[-1]], timeout=LAST_WORD_S, return_when=asyncio.FIRST_COMPLETED)
+                last_word.cancel()
+                await asyncio.gather(last_word, return_exceptions=True)
             raise
         finally:
+            if ending is not None:
+                ending.cancel()
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -318,10 +330,24 @@ class Join:
             if "session" in part and self._state is not None:
                 write_atomic(self._state, orjson.dumps(asdict(session)))
             sending = asyncio.create_task(self.sender.send(session, part))
-            await asyncio.wait([sending, running[-1]], return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
+            while not sending.done() and not running[-1].done() and time.monotonic() < self._until:
+                await asyncio.wait([sending, running[-1]], timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+            late = not sending.done()
+            if late:
                 sending.cancel()
             self._check(running[-1:])
+            if late:
+                raise self._unacknowledged(PATIENCE_S)
+
+    async def _last_word(self) -> None:
+        for session, part in self.stream.finish():
+            await self.sender.send(session, part)
+        await self.sender.drained()
+
+    def _unacknowledged(self, patience_s: float) -> StoreError:
+        return StoreError(
+            f"{self.sender.unacknowledged} messages were not acknowledged within {patience_s:.0f} s.", hint="Look at the service's log."
+        )
 
     def _check(self, running: Sequence[asyncio.Task]) -> None:
         """Raise what ended a task that never ends, and what no line of a stream mends."""
@@ -333,16 +359,14 @@ class Join:
         for error in self.stream.books.broken.values():
             raise error
 
-    async def _settled(self, sending: asyncio.Task, patience_s: float = 30.0) -> None:
+    async def _settled(self, sending: asyncio.Task, patience_s: float = PATIENCE_S) -> None:
         drained = asyncio.create_task(self.sender.drained())
         await asyncio.wait([drained, sending], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
         if sending.done():
             sending.result()
         if self.sender.unacknowledged:
-            raise StoreError(
-                f"{self.sender.unacknowledged} messages were not acknowledged within {patience_s:.0f} s.", hint="Look at the service's log."
-            )
+            raise self._unacknowledged(patience_s)
 
     async def _resume(self) -> None:
         """Go on with the session of a feed that was stopped or killed, where the service is still in it."""
@@ -411,8 +435,16 @@ class Decisions:
             self.lag_ms.append((self.clock.now() - said["as_of"]) / 1e6)
         self.actions.update(one["action"] for one in said["symbols"].values())
         if self._file is not None:
-            self._file.write(orjson.dumps(said) + b"\n")
-            self._file.flush()
+            try:
+                self._file.write(orjson.dumps(said) + b"\n")
+                self._file.flush()
+            except OSError as error:
+                # An OSError would pass for a connection that broke. What could not be written is tried again by closing: not a second time.
+                with suppress(OSError):
+                    self.close()
+                raise StoreError(
+                    f"{self._file.name}: {error.strerror}; a decision is not written.", hint="Make room: --decisions."
+                ) from None
 
     def close(self) -> None:
         if self._file is not None:

@@ -173,7 +173,7 @@ def test_one_file_that_cannot_be_written_does_not_cost_the_others(tmp_path, monk
         return pwrite(handle, data, at)
 
     monkeypatch.setattr(capture.os, "pwrite", full)
-    with pytest.raises(StoreError, match="ethusdt.*No space left on device"):
+    with pytest.raises(StoreError, match=r"ethusdt.*No space left on device"):
         captures.close()
     assert gzip.decompress(path_of(tmp_path, BTC).read_bytes()) == b"%d {}\n" % (MIDNIGHT - 1)
     assert not captures.files

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,7 +17,9 @@ from websockets.http11 import Response
 
 from cift_models.errors import InputError, StoreError, StoreUnavailable
 from cift_models.instruments import SECOND, Session
+from serving.feed import join as join_module
 from serving.feed import sender as module
+from serving.feed.backlog import Backlog
 from serving.feed.join import Join
 from serving.feed.sender import Sender, ask_model
 
@@ -270,6 +273,76 @@ def test_no_service_is_said():
         asyncio.run(ask_model("ws://127.0.0.1:9/ticks"))
     with pytest.raises(InputError, match="--to"):
         asyncio.run(ask_model("http://127.0.0.1:9/ticks"))
+
+
+class FakeClient:
+    """Gives nothing; ends with an error once it is told to."""
+
+    def __init__(self) -> None:
+        self.backlog, self.rest, self.dies = Backlog(), self, asyncio.Event()
+
+    async def run(self) -> None:
+        await self.dies.wait()
+        raise StoreUnavailable("HTTP 451.", hint="")
+
+    def failed(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class FakeStream:
+    """Some messages, one a reading, and one at the end."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.session, self.books = n, SESSION, self
+        self.broken: dict = {}
+
+    def until_next_s(self, now: int) -> float:
+        return 0.001
+
+    def take(self, items: Any, now: int) -> list:
+        self.n -= 1
+        return [(SESSION, {"advance": OPEN + 1000 - self.n})] if self.n >= 0 else []
+
+    def wanting(self) -> list:
+        return []
+
+    def finish(self) -> list:
+        return [(SESSION, {"advance": OPEN + 2000})]
+
+
+@pytest.mark.parametrize(("messages", "end", "error", "words"), [
+    (100, "stop", StoreError, "2 messages were not acknowledged"),
+    (100, "seconds", StoreError, "2 messages were not acknowledged"),
+    (2, "client", StoreUnavailable, "HTTP 451"),
+])  # fmt: skip
+def test_a_service_that_is_gone_keeps_no_feed_from_ending(monkeypatch, messages: int, end: str, error: type[Exception], words: str):
+    monkeypatch.setattr(join_module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(join_module, "LAST_WORD_S", 0.2)
+
+    async def body() -> None:
+        client = FakeClient()
+        made = Join([client], FakeStream(messages), Sender("ws://127.0.0.1:9/ticks", SYMBOLS, lambda said: None, 2))  # type: ignore[arg-type]
+        running = asyncio.create_task(made.run(0.3 if end == "seconds" else None))
+        while made.sender.unacknowledged < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        if end == "stop":
+            made.stop()
+        elif end == "client":
+            client.dies.set()
+        async with asyncio.timeout(5):
+            await running
+
+    with pytest.raises(error, match=words):
+        asyncio.run(body())
+
+
+def test_decisions_that_cannot_be_written_end_the_feed_and_are_no_broken_connection():
+    heard = join_module.Decisions(Path("/dev/full"))
+    with pytest.raises(StoreError, match="/dev/full: No space left on device"):
+        heard({"as_of": OPEN, "symbols": {}})
+    heard.close()
 
 
 def test_what_is_never_acknowledged_is_said_at_the_end():
