@@ -10,6 +10,7 @@ from cift_models.feeds.read import chains
 from flows.parameters import IngestParameters
 from flows.runner import SettledTaskRunner
 from tasks.ingest import Ingested, ingest_files
+from tasks.runs import going_on
 
 
 @flow(name="ingest", task_runner=SettledTaskRunner())  # pyright: ignore[reportCallIssue, reportArgumentType]
@@ -19,7 +20,8 @@ def ingest(params: IngestParameters) -> list[Ingested]:
     Args:
         params: The feed, its files, and what the files do not say.
     """
-    return ingest_all(params.feed, [Path(file) for file in params.files], params.options())
+    with going_on():
+        return ingest_all(params.feed, [Path(file) for file in params.files], params.options())
 
 
 def ingest_all(feed: str, files: list[Path], options: dict) -> list[Ingested]:

@@ -14,7 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from cift_models.errors import NotStored
+from cift_models.errors import NotStored, StoreError, StoreUnavailable
 from cift_models.feeds.quality import check_day
 from cift_models.feeds.quality_summary import summarise
 from cift_models.feeds.read import files_of, read
@@ -134,6 +134,10 @@ def stale(done: StepRef, ticks: TickStore) -> str:
                 ticks.facts(PartitionRef.model_validate(ref))
             except NotStored:
                 return f"{ref['key']} is not stored as it was"
+            except StoreUnavailable:
+                raise
+            except StoreError:
+                return f"the manifest of {ref['key']} is damaged"
     for symbol, ns, sha256 in done.facts["asked"]:
         ref = ticks.book_before(symbol, ns)
         if (ref.sha256 if ref else "") != sha256:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cift_models.errors import EmptyRange, FeedError, InputError, UnknownSymbol
+from cift_models.errors import Conflict, EmptyRange, FeedError, InputError, UnknownSymbol
 from cift_models.events import BOOK, Events
 from cift_models.feeds import read
 from cift_models.feeds.canonical import tables_of_events
@@ -22,9 +22,12 @@ from cift_models.files import sha256_file
 from cift_models.instruments import SECOND, Instrument, stretch
 from cift_models.settings import get_settings
 from cift_models.stores.ticks import open_ticks
+from flows.ingest import ingest
+from flows.parameters import IngestParameters
 from tasks.dataset import build_session, select_data
 from tasks.ingest import ingest_file
 from tasks.plan import Planned, plan_features, plan_ingest
+from tasks.runs import alone
 from tests import feed_made
 from tests.lobster_made import lobster_made
 
@@ -70,6 +73,25 @@ def test_what_the_store_has_lost_is_made_again(files: list[Path], home: Path) ->
     shutil.rmtree(home / "lake" / "trades")
     done = ingest_file("lobster", files[0], {})
     assert not done.again and lake(home) == before
+
+
+def test_a_damaged_manifest_is_mended_by_the_same_file(files: list[Path], home: Path) -> None:
+    ingest_file("lobster", files[0], {})
+    before = lake(home)
+    (home / "lake" / "trades" / "TEST" / "20120620" / "partition.json").write_text("{}")
+    (one,) = plan_ingest.fn("lobster", [str(files[0])], {}, DAYS[0], DAYS[0])
+    assert (one.state, one.why) == ("changed", "the manifest of lake/trades/TEST/20120620 is damaged")
+    assert not ingest_file("lobster", files[0], {}).again and lake(home) == before
+
+
+def test_nothing_is_cleaned_away_while_files_are_ingested(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def clean(*_: object) -> list:
+        with pytest.raises(Conflict, match="going on"), alone():
+            pass
+        return ["tried"]
+
+    monkeypatch.setattr("flows.ingest.ingest_all", clean)
+    assert ingest.fn(IngestParameters(feed="lobster", files=[str(files[0])])) == ["tried"]
 
 
 def test_any_order_and_any_number_of_workers_give_the_same_bytes(
