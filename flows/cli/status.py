@@ -119,7 +119,7 @@ def _say(title: str, lines: list[str], total: int = 0) -> None:
 
 def _days(one: dict[str, Any]) -> str:
     text = f"{one['first']}" if one["first"] == one["last"] else f"{one['first']} .. {one['last']}"
-    return f"{text} ({one['sessions']} days, {one['feed'] or 'unknown feed'})"
+    return f"{text} ({one['sessions']} day{'' if one['sessions'] == 1 else 's'}, {one['feed'] or 'unknown feed'})"
 
 
 def _run(run: dict[str, Any]) -> str:
