@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import numpy as np
 import orjson
 import polars as pl
@@ -169,56 +168,6 @@ def test_parquet(book: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixtu
         print(
             f"\nParquet bytes a row: ours {len(ours) / n:.1f}, polars float64 {len(theirs) / n:.1f}, pyarrow {len(arrows) / n:.1f}", end=""
         )
-
-
-def test_questdb(book: pl.DataFrame, questdb_server, capsys: pytest.CaptureFixture[str]) -> None:
-    import pandas as pd
-    from questdb import Sender
-
-    from cift_models.stores.questdb import QuestDBTicks
-
-    frame = book.head(300_000)
-    ticks = QuestDBTicks(questdb_server.url)
-    ticks.migrate()
-    day = read_lobster(lobster_zip("GOOG"))
-    fresh = iter(range(1, 1_000_000))
-
-    def session() -> Session:
-        return Session(20_000_101 + next(fresh), day.session.open, day.session.close)
-
-    def ours() -> object:
-        return ticks.write("book", day.instrument, session(), frame, {"feed": "bench"})
-
-    floats = as_floats(frame)
-    plain = pd.DataFrame({"ts": frame["ts_recv"].to_numpy().view("datetime64[ns]"), "sequence": frame["sequence"].to_numpy()})
-    for side in ("bid_px", "bid_sz", "ask_px", "ask_sz"):
-        together = np.column_stack([floats[f"{side}_{level:02d}"].to_numpy() for level in range(5)])
-        cells = np.empty(len(frame), object)
-        cells[:] = list(together)
-        plain[side] = cells
-
-    def theirs() -> None:
-        address = questdb_server.url.removeprefix("http://")
-        table = f"peer{next(fresh)}"
-        arrays = ", ".join(f"{side} DOUBLE[]" for side in ("bid_px", "bid_sz", "ask_px", "ask_sz"))
-        create = f"CREATE TABLE {table} (ts TIMESTAMP_NS, sequence LONG, {arrays}) TIMESTAMP(ts) PARTITION BY DAY WAL"
-        httpx.get(f"{questdb_server.url}/exec", params={"query": create}).raise_for_status()
-        with Sender.from_conf(f"http::addr={address};auto_flush=off;protocol_version=3;") as sender:
-            for at in range(0, len(plain), 100_000):
-                sender.dataframe(plain.iloc[at : at + 100_000], table_name=table, at="ts")
-                sender.flush()
-
-    race(capsys, "QuestDB ingest, 5 levels, visible and committed", len(frame), ours, {"client dataframe(), acknowledged": theirs})
-    ref = ours()
-    arrow = frame.to_arrow()
-
-    def decode() -> object:
-        return pl.read_ipc(io.BytesIO(packed)).sum()
-
-    buffer = io.BytesIO()
-    pl.from_arrow(arrow).write_ipc(buffer)  # type: ignore[union-attr]
-    packed = buffer.getvalue()
-    race(capsys, "QuestDB read, 5 levels, verified", len(frame), lambda: ticks.read(ref), {"Arrow IPC of the same rows": decode})
 
 
 def test_clickhouse(clickhouse_server, capsys: pytest.CaptureFixture[str]) -> None:
