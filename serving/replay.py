@@ -20,8 +20,9 @@ from cift_models import release
 from cift_models.engine import Pipeline, fold
 from cift_models.errors import CiftError, EmptyRange, InputError, StoreUnavailable
 from cift_models.events import Events
+from cift_models.feeds.lean import HOURS
 from cift_models.feeds.quality import check_day
-from cift_models.feeds.read import FEEDS, chains, read
+from cift_models.feeds.read import FEEDS, chains, identify, options, read
 from cift_models.instruments import Session, Universe
 from cift_models.settings import get_settings
 from cift_models.stores.releases import Releases
@@ -57,7 +58,7 @@ def recorded_events(feed: str, files: list[Path], universe: Universe) -> tuple[S
 
         for chain in chains(feed, files, {}):
             for file in chain:
-                for day in read(feed, file, {}, before):
+                for day in read(feed, file, _said(feed, file, universe), before):
                     ticks.write_day(day, check_day(day))
         stored = ticks.instruments()
         if set(stored) != set(universe.symbols):
@@ -70,6 +71,17 @@ def recorded_events(feed: str, files: list[Path], universe: Universe) -> tuple[S
             raise InputError(f"The files are of {len(sessions)} different sessions.", hint="Give files of one session.")
         (session,) = sessions
         return session, ticks.events(universe, session)
+
+
+def _said(feed: str, file: Path, universe: Universe) -> dict[str, Any]:
+    """What `cift ingest` was told of a file's symbol, as far as the release remembers it: its files are to be the same instrument."""
+    symbol = identify(feed, file, {}).symbol
+    if symbol not in universe.symbols:
+        return {}
+    instrument = universe.instruments[universe.index(symbol)]
+    hours = {calendar: name for name, calendar in HOURS.items()}.get(instrument.calendar)
+    told = {"fee_bps": instrument.fee_bps, "tick_units": instrument.tick_units, "levels": instrument.levels, "hours": hours}
+    return {name: value for name, value in told.items() if name in options(feed)}
 
 
 def stored_events(items: list[str], universe: Universe) -> tuple[Session, Events]:
