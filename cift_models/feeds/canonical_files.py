@@ -350,7 +350,8 @@ def _part_number(record: Recording) -> int:
     """The place of a part in the day, where rows have no sequence. Raises FeedError for one that is no number."""
     if not record.part:
         return 0
-    if not record.part.isdigit() or int(record.part) > 255:
+    # Part 0 would have the numbers of the files without a part.
+    if not record.part.isdigit() or not 1 <= int(record.part) <= 255:
         path = next(iter(record.files.values()))
         raise FeedError(
             f"{path.name}: part {record.part!r} of a recording without a column sequence.",

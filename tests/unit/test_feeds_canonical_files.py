@@ -174,10 +174,11 @@ def test_order_and_parts_without_a_sequence(tmp_path: Path) -> None:
     assert events.ts.tolist() == [SESSION.open] * 3 + [meet] * 6 + [meet + SECOND] * 3
     assert events.kind.tolist() == 2 * [TRADE, BOOK_BIT, RESUME] + 2 * [TRADE, BOOK_BIT, HALT]
     assert events.trade_sz[events.kind == TRADE].tolist() == [1, 1, 2, 2] and events.sequence.tolist() == sorted(set(events.sequence))
-    bad = tmp_path / "trades_ABC_20240808_late.csv"
-    bad.write_text(TRADES_CSV)
-    with pytest.raises(FeedError, match="part 'late' of a recording without a column sequence"):
-        one(bad)
+    for part in ("late", "0", "256"):
+        bad = tmp_path / f"trades_ABC_20240808_{part}.csv"
+        bad.write_text(TRADES_CSV)
+        with pytest.raises(FeedError, match=f"part '{part}' of a recording without a column sequence"):
+            one(bad)
 
 
 @pytest.mark.parametrize("said", [False, True])
