@@ -192,9 +192,7 @@ class TickStore:
     def book_before(self, symbol: str, ns: int) -> PartitionRef | None:
         """The BOOK_STATE that the last stored recording of a symbol before an instant left: what the next recording goes on from."""
         keys = [key for key in self._partitions.find(BOOK_STATE.name) if key.symbol == symbol]
-        ended = [
-            (facts["last"], ref.key, ref) for ref, facts in map(self._partitions.manifest, keys) if facts["rows"] and facts["last"] < ns
-        ]
+        ended = [(facts["last"], ref.key, ref) for ref, facts in self._partitions.manifests(keys) if facts["rows"] and facts["last"] < ns]
         return max(ended)[2] if ended else None
 
     def instruments(self) -> dict[str, Instrument]:
@@ -276,8 +274,8 @@ class TickStore:
         found = dict(zip(keys, self._partitions.manifests(keys), strict=True))
         by_part = groupby(sorted(keys, key=lambda k: (k.day, k.part)), key=lambda k: (k.day, k.part))
         parts = [self._part({k.table: found[k] for k in group}, instrument, session) for _, group in by_part]
-        if not parts and instrument.symbol not in (stored := self.instruments()):
-            self._known([instrument.symbol], stored)
+        if not parts:
+            self._known([instrument.symbol], self._symbols())
         parts = [part for part in parts if part]
         for table in EVENT_TABLES:
             spans = sorted((f["first"], f["last"], r.key) for part in parts for r, f in part if r.table == table and f["rows"])
@@ -324,8 +322,8 @@ class TickStore:
     def _keys(self, table: str, symbols: Sequence[str] | None, start_day: int | None, end_day: int | None) -> list[Key]:
         """Keys of a table's partitions, never none."""
         everything = self._partitions.find(lake.folder_name(table))
-        if symbols is not None:
-            self._known(symbols, self.instruments())
+        if symbols is not None and not {k.symbol for k in everything}.issuperset(symbols):
+            self._known(symbols, self._symbols())
         mine = [k for k in everything if symbols is None or k.symbol in symbols]
         inside = [k for k in mine if (start_day or 0) <= k.day <= (end_day or 99_999_999)]
         if not inside:
@@ -336,6 +334,10 @@ class TickStore:
                 hint="Ingest those days, or ask for stored ones (yyyymmdd).",
             )
         return inside
+
+    def _symbols(self) -> set[str]:
+        """Every stored symbol; no manifest is read."""
+        return {key.symbol for key in self._partitions.find()}
 
     def _known(self, symbols: Iterable[str], stored: Iterable[str]) -> None:
         unknown = [s for s in symbols if s not in stored]

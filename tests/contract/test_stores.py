@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from time import monotonic
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -41,14 +42,14 @@ from cift_models.feeds.quality import check_tables
 from cift_models.files import sha256_bytes
 from cift_models.instruments import SECOND, Instrument, Session, Universe, stretch
 from cift_models.schema import BOOK as BOOK_TABLE
-from cift_models.schema import OUTPUTS, PREDICTIONS, TRADES
+from cift_models.schema import BOOK_STATE, OUTPUTS, PREDICTIONS, TRADES
 from cift_models.stores import lake
 from cift_models.stores.features import FeatureStore, ParquetFeatures
 from cift_models.stores.online import MemoryOnline, OnlineStore, Row
 from cift_models.stores.panels import open_panel
 from cift_models.stores.redis_online import RedisOnline
 from cift_models.stores.releases import Releases
-from cift_models.stores.ticks import ParquetTicks, TickStore
+from cift_models.stores.ticks import ParquetTicks, Partitions, TickStore
 from tests.clickhouse_stores import chdb_store, fresh_store
 from tests.lobster_made import lobster_made
 from tests.lobster_slice import lobster_zip, slice_lobster
@@ -193,6 +194,39 @@ def test_manifests_come_in_the_order_asked_for_and_all_of_them(ticks: TickStore)
     for wanted in ([keys[0], keys[0]._replace(day=20231116)], [keys[0]._replace(part="x")], [keys[0]._replace(symbol="S9"), keys[0]]):
         with pytest.raises(NotStored, match="No partition lake/trades/S"):
             partitions.manifests(wanted)
+
+
+class Asked:
+    """Partitions that write down what they are asked: the call, and how many keys it names."""
+
+    def __init__(self, partitions: Partitions) -> None:
+        self._partitions = partitions
+        self.questions: list[tuple[str, int]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def call(*args: Any) -> object:
+            self.questions.append((name, len(args[0]) if name == "manifests" else 1))
+            return getattr(self._partitions, name)(*args)
+
+        return call
+
+
+def test_what_a_store_is_asked_does_not_grow_with_what_else_is_stored(ticks: TickStore) -> None:
+    """A store of 500 symbols is asked for the one that is meant, and for many manifests at once."""
+    for i, instrument in enumerate(toy_universe(3).instruments):
+        ticks.write_events(instrument, SESSION, some_events(), {"feed": "test"})
+        for day in range(20231114, 20231114 + 3):
+            at = SESSION.open + day
+            rows = {"ts_event": [at], "ts_recv": [at], "sequence": [i], "side": [1], "price": [100], "size": [1]}
+            frame = pl.DataFrame(rows, schema=BOOK_STATE.polars_schema())
+            ticks.write(BOOK_STATE.name, instrument, replace(SESSION, day=day), frame, {"feed": "test"})
+    asked = Asked(ticks._partitions)
+    store = TickStore(cast(Partitions, asked))
+    assert [ref.key for ref in store.partitions("book", ["S1"])] == ["lake/book/S1/20231114"]
+    assert asked.questions == [("find", 1), ("manifests", 1)]
+    asked.questions.clear()
+    before = store.book_before("S1", SESSION.open + 20231116)
+    assert before is not None and before.key == "lake/book_state/S1/20231115" and asked.questions == [("find", 1), ("manifests", 3)]
 
 
 def test_what_is_not_stored_is_named(ticks: TickStore) -> None:
