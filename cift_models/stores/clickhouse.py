@@ -229,7 +229,9 @@ class ClickHouseFeatures:
             key = f"{key}/{sha256[:16]}"
         ref = PartitionRef(key=key, sha256=sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
         with self._server.connection(writes=True) as asked:
-            there = self._stored(asked, key)
+            newest = self._newest(asked, key)
+            # A damaged manifest is one more that is replaced: whoever is told to write again can.
+            there = _parse(newest) if newest and _is_as_written(newest) else None
             if there is not None and there.ref == ref and self._is_whole(asked, there, parts):
                 return ref
             for name, part in parts.items():
@@ -240,7 +242,7 @@ class ClickHouseFeatures:
                     asked.insert(name, _numbered(frame, sha256, first))
                     first += len(frame)
             if there is None or there.ref != ref:
-                self._commit(asked, ref, manifest, there.sequence + 1 if there else 1)
+                self._commit(asked, ref, manifest, newest["sequence"] + 1 if newest else 1)
         return ref
 
     def _make(self, asked: Connection, name: str, table: Table) -> None:
@@ -265,9 +267,14 @@ class ClickHouseFeatures:
 
     def _stored(self, asked: Connection, key: str) -> Stored | None:
         """What lies under a key now; None where nothing does."""
+        newest = self._newest(asked, key)
+        return _parse(newest) if newest else None
+
+    def _newest(self, asked: Connection, key: str) -> dict[str, Any] | None:
+        """The row of `partitions` that counts for a key; None where there is none."""
         sql = f"{_MANIFESTS} WHERE key = %(key)s ORDER BY sequence DESC, sha256 DESC LIMIT 1"
         found = asked.select(sql, {"key": key}, PARTITIONS.name)
-        return _parse(found.row(0, named=True)) if len(found) else None
+        return found.row(0, named=True) if len(found) else None
 
     def _below(self, asked: Connection, prefix: str) -> list[Stored]:
         """What lies under every key that continues a prefix, by key."""
@@ -328,14 +335,17 @@ _MANIFESTS = f"SELECT key, sequence, sha256, manifest FROM {quoted(PARTITIONS.na
 
 def _parse(row: Mapping[str, Any]) -> Stored:
     """One row of `partitions`. Raises StoreError where its manifest is not the one that it names."""
-    data = row["manifest"].encode()
-    if sha256_bytes(data) != row["sha256"]:
+    if not _is_as_written(row):
         raise StoreError(f"The manifest of {row['key']} is damaged.", hint="Write it again: what made it runs anew.", key=row["key"])
-    manifest = orjson.loads(data)
+    manifest = orjson.loads(row["manifest"])
     ref = PartitionRef(
         key=row["key"], sha256=row["sha256"], table=manifest["table"], rows=manifest["rows"], schema_hash=manifest["schema_hash"]
     )
     return Stored(ref, row["sequence"], manifest)
+
+
+def _is_as_written(row: Mapping[str, Any]) -> bool:
+    return sha256_bytes(row["manifest"].encode()) == row["sha256"]
 
 
 def _digests(frames: Iterable[polars.DataFrame]) -> dict[str, str]:

@@ -475,6 +475,7 @@ def test_damage_is_found_and_a_write_mends_it(clickhouse_server: ClickHouse, pan
     )
     with pytest.raises(StoreError, match=r"manifest of features/.* is damaged"):
         get(store, panel, ref)
+    assert put(store, panel) == ref and same(get(store, panel, ref), panel)
 
 
 def delete(server: ClickHouse, name: str, table: str, where: str) -> None:
