@@ -255,14 +255,15 @@ def test_contract_sizes_come_from_exchange_info(tmp_path: Path) -> None:
         ("[", "no exchangeInfo of Binance: JSONDecodeError"),
         ('{"symbols": [{"symbol": "BTCUSDT", "filters": []}]}', "no exchangeInfo of Binance: KeyError 'PRICE_FILTER'"),
         ("spot", r"lists BTCUSDT of spot, asked was usdm"),
+        ("coinm", r"lists BTCUSDT of coinm, asked was usdm"),
         ("0", "a step of '0.00'"),
         ("x", "'x' is no decimal"),
     ],
 )
 def test_another_exchange_info_is_refused(info: str, expected: str, tmp_path: Path) -> None:
     capture = write(tmp_path / "usdm_btcusdt_20240809.gz", Recording("usdm", 1, OPS).text)
-    if info == "spot":
-        path = exchange_info(tmp_path, "spot", "0.1", "0.001")
+    if info in ("spot", "coinm"):
+        path = exchange_info(tmp_path, info, "0.1", "0.001")
     elif info in "0x":
         path = exchange_info(tmp_path, "usdm", {"0": "0.00", "x": "x"}[info], "0.001")
     else:

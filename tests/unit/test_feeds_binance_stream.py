@@ -102,6 +102,100 @@ def test_the_compiled_reader_says_what_the_slow_one_says(market: str, monkeypatc
     assert slow < 100  # most damage is set apart, some (a price between ticks) ends the recording
 
 
+USUAL = {
+    "depth": '{"stream":"btcusdt@depth@0ms","data":{"e":"depthUpdate","E":1723161600005,"T":1723161600001,"s":"BTCUSDT",'
+    '"U":11,"u":12,"pu":10,'
+    '"b":[["99.5","1.000"]],"a":[]}}',
+    "ticker": '{"e":"bookTicker","u":12,"s":"BTCUSDT","b":"99.5","B":"1.000","a":"99.6","A":"2.000","T":1723161600001,"E":1723161600005}',
+    "trade": '{"stream":"btcusdt@trade","data":{"e":"trade","E":1723161600005,"T":1723161600001,"s":"BTCUSDT","t":1,"p":"99.5","q":"1.000",'
+    '"X":"MARKET","m":true}}',
+}
+ODD = [
+    # which, what of it, what instead, what it then is: its own table, damaged, unknown, no trade, an error
+    ("depth", '"u":12', '"u":012', "damaged"),
+    ("depth", '"u":12', '"u":-12', "damaged"),
+    ("depth", '"u":12', '"u":12.0', "damaged"),
+    ("depth", '"u":12', '"u":1e3', "damaged"),
+    ("depth", '"u":12', '"u":"12"', "damaged"),
+    ("depth", '"u":12', '"u":9', "damaged"),
+    ("depth", '"u":12', '"u":1000000000000000000', "damaged"),
+    ("depth", '"u":12', '"u":11,"u":12', "depth"),
+    ("depth", '"u":12', '"u":12,"u":9', "damaged"),
+    ("depth", '"pu":10,', '"pu":10,"b":[["1.0","1.000"]],', "depth"),
+    ("depth", '"a":[]', '"a":[],"b":[]', "depth"),
+    ("depth", '"a":[]', '"a":[],"b":5', "damaged"),
+    ("depth", '"a":[]', '"a":null', "damaged"),
+    ("depth", '"a":[]', '"a":[[]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["99.6"]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["99.6","1.000","2"]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["99.6","1.000"],]', "damaged"),
+    ("depth", '"a":[]', '"a":[["99.6",1.000]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["99.","1.000"]]', "damaged"),
+    ("depth", '"a":[]', '"a":[[".6","1.000"]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["-99.6","1.000"]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["9٩.6","1.000"]]', "damaged"),
+    ("depth", '"a":[]', '"a":[["0099.60000","1"]]', "depth"),
+    ("depth", '"a":[]', '"a":[["99.65","1.000"]]', "error"),
+    ("depth", ',"a":[]', "", "damaged"),
+    ("depth", ',"a":[]', ',"a":[],"x":{"y":1}', "depth"),
+    ("depth", ',"a":[]', ',"a":[],"x":"\\u0041","y":null', "depth"),
+    ("depth", '"e":"depthUpdate",', "", "unknown"),
+    ("depth", '"e":"depthUpdate"', '"e":"trade"', "damaged"),
+    ("depth", "depth@0ms", "depth", "depth"),
+    ("depth", "depth@0ms", "depth20@0ms", "unknown"),
+    ("depth", "depth@0ms", "depth0ms", "unknown"),
+    ("depth", "depth@0ms", "trade", "damaged"),
+    ("depth", "btcusdt@depth", "@depth", "unknown"),
+    ("depth", ',"pu":10', ',"pu": 10', "depth"),
+    ("depth", "}}", "}} ", "depth"),
+    ("depth", "}}", "}}}", "damaged"),
+    ("depth", "}}", "}", "damaged"),
+    ("depth", "}}", ',"z":1}}', "depth"),
+    ("depth", "}}", "}}x", "damaged"),
+    ("depth", '"s":"BTCUSDT"', '"s":"btcusdt"', "damaged"),
+    ("depth", '"s":"BTCUSDT"', '"s":5', "damaged"),
+    ("depth", '"s":"BTCUSDT",', "", "damaged"),
+    ("ticker", '"b":"99.5"', '"b":99.5', "damaged"),
+    ("ticker", '"b":"99.5"', '"b":"99.5","b":"99.4"', "ticker"),
+    ("ticker", '"b":"99.5"', '"b":"99.55"', "error"),
+    ("ticker", '"b":"99.5"', '"b":"214748364.7"', "error"),
+    ("ticker", '"T":1723161600001,', "", "error"),
+    ("ticker", ',"E":1723161600005', ',"E":1', "ticker"),
+    ("ticker", '"e":"bookTicker"', '"e":"aggTrade"', "unknown"),
+    ("trade", '"m":true', '"m":1', "damaged"),
+    ("trade", '"m":true', '"m":"true"', "damaged"),
+    ("trade", '"m":true', '"m":true,"m":false', "trade"),
+    ("trade", '"m":true', '"m":tru', "damaged"),
+    ("trade", '"q":"1.000"', '"q":"0"', "no trade"),
+    ("trade", '"q":"1.000"', '"q":"0.0001"', "trade"),
+    ("trade", '"t":1,', '"t":1,"b":88,"a":50,', "trade"),
+    ("trade", '"t":1,', '"t":1,"b":"88",', "trade"),
+    ("trade", '"X":"MARKET"', '"X":"INSURANCE_FUND"', "no trade"),
+    ("trade", '"p":"99.5"', '"p":99.5', "damaged"),
+    ("trade", '"T":1723161600001,', "", "damaged"),
+]
+
+
+@pytest.mark.parametrize(("which", "old", "new", "expected"), ODD)
+def test_what_each_odd_line_is(which: str, old: str, new: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both readers, on lines that JSON or Binance would not write, or might one day."""
+    assert old in USUAL[which]
+    text = "".join(line(T0 + i, said) for i, said in enumerate((USUAL["trade"], USUAL[which].replace(old, new, 1), USUAL["ticker"])))
+    fast = outcome(text.encode(), "usdm")
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "scan", refuse_all)
+        assert outcome(text.encode(), "usdm") == fast
+    if isinstance(fast, str):
+        assert expected == "error" and "line 2" in fast
+        return
+    ((_, said),) = fast
+    reasons = said["apart", "book", "reason"] + said["apart", "trades", "reason"]
+    tables = len(said["table", "trades", "side"]) - 1, len(said["table", "quotes", "bid_px"]) - 1
+    found = {("no_snapshot",): "depth", ("damaged",): "damaged", ("not_a_trade",): "no trade"}.get(tuple(reasons), "")
+    assert expected == (found or {(1, 0): "trade", (0, 1): "ticker", (0, 0): "unknown"}[tables])
+    assert sum(n for name, n in said["facts"].items() if "@" in name or name in ("E", "aggTrade")) == (expected == "unknown")
+
+
 def outcome(data: bytes, market: str) -> Any:
     try:
         return everything(run(data, market, symbol=Venue(market, 0).symbol))
@@ -205,6 +299,9 @@ def test_a_stored_book_that_does_not_chain_is_not_used() -> None:
     assert [reason for reason, _ in apart(parts, "book")] == ["no_snapshot"] * 2
     assert columns(parts, "status")["halted"] == [True] and len(columns(parts, "trades")["price"]) == 1
     assert sum(rows.facts.gaps for rows in parts) == 0  # nothing was lost in this recording
+    later = state.with_columns(pl.col("sequence") + 10_000)
+    parts = run("".join(made.lines[4:]), "spot", symbol="BTCUSDT", before=lambda symbol, ns: later)
+    assert columns(parts, "book")["ts_recv"] == [] and columns(parts, "status")["halted"] == [True]
     assert parts[-1].book_state is not None and len(parts[-1].book_state["price"]) == 0
 
 
@@ -246,11 +343,15 @@ def test_changes_kept_for_a_snapshot_are_bounded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sync, "KEPT", 10)
     venue = Venue("spot", 5)
     follower = BinanceStream("spot", LEVELS, symbol="BTCUSDT")
-    snapshot = ""
+    snapshot = text = ""
     for i in range(100):
         if i == 97:
             snapshot = venue.snapshot()
-        follower.push(line(T0 + i * MS, venue.diff()[0]).encode())
+        text += line(T0 + i * MS, venue.diff()[0])
+        follower.push(text[text.rindex("\n", 0, -1) + 1 :].encode() if i else text.encode())
+    at_once = BinanceStream("spot", LEVELS, symbol="BTCUSDT")
+    at_once.push(text.encode())
+    assert at_once._known[0].sync.n_kept == 10
     kept = follower._known[0].sync
     assert kept.n_kept == sum(len(k.until) for k in kept.kept) == 10
     parts = follower.push(line(T0 + 100 * MS, snapshot).encode())

@@ -57,6 +57,7 @@ def test_every_row_is_the_dict_s(messages) -> None:
             if not size:
                 del oracle[side][price]
         assert (px[0, :, i].tolist(), sz[0, :, i].tolist(), px[1, :, i].tolist(), sz[1, :, i].tolist()) == tops(oracle)
+    assert all(book.size[row, used - 1] for row, used in enumerate(book.used) if used)  # rows begin at an order
     side, ticks, lots = book.levels()
     assert list(zip(side.tolist(), ticks.tolist(), lots.tolist(), strict=True)) == [
         *((1, p, q) for p, q in sorted(oracle[1].items(), reverse=True)),
