@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from cift_models.errors import EmptyRange
+from cift_models.errors import EmptyRange, StoreError, StoreUnavailable
 from cift_models.features import FeatureSet, stream
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
@@ -121,9 +121,14 @@ def build_session(dataset: Dataset, day: int) -> StepRef:
 
 
 def features_stored(dataset: Dataset, day: int, done: StepRef) -> bool:
-    """Whether the feature store still holds what a step wrote to it."""
+    """Whether the feature store still holds what a step wrote to it. Among damaged manifests nothing is taken to be there."""
     store = open_features(get_settings())
-    versions = store.versions(dataset.get_universe(), dataset.get_features(), dataset.session(day))
+    try:
+        versions = store.versions(dataset.get_universe(), dataset.get_features(), dataset.session(day))
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        return False
     return any(ref.sha256 == done.facts["features"]["sha256"] for ref in versions)
 
 

@@ -173,6 +173,12 @@ def test_features_are_planned_a_day_at_a_time(files: list[Path], home: Path) -> 
     ]
     build_session.fn(dataset, 20120621)
     assert plan()[1] == (20120621, "done", "")
+    (manifest,) = (home / "features").glob("*/*/20120621/*/partition.json")
+    written = manifest.read_bytes()
+    manifest.write_text("{}")
+    assert plan()[1] == (20120621, "changed", "the store has lost it")
+    build_session.fn(dataset, 20120621)
+    assert plan()[1] == (20120621, "done", "") and manifest.read_bytes() == written
     assert open_ticks(get_settings()).sessions(["TEST"])
 
 
