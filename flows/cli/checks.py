@@ -156,7 +156,7 @@ def _stores(settings: Settings, problem: Problem) -> list[dict[str, Any]]:
 
 
 def _lacks(role: str, store: Any, problem: Problem) -> list[str]:
-    """What a connected server lacks. Without what ticks and live state lack they cannot be kept; features only lose comfort."""
+    """What a connected server lacks. It is a problem where rows cannot be kept without it; what old ClickHouses lack is comfort."""
     if role == "live state":
         for flaw in store.flaws():
             problem(flaw.what, flaw.do)
@@ -165,6 +165,12 @@ def _lacks(role: str, store: Any, problem: Problem) -> list[str]:
     if role == "ticks":
         for sentence in found:
             problem(sentence, "Ticks cannot be kept there as it is.")
+    if role == "features" and found:
+        from cift_models.stores.clickhouse_tables import LACKS
+
+        for sentence in found:
+            if sentence not in LACKS.values():
+                problem(f"ClickHouse: {sentence.rstrip('.')}.", "Features cannot be kept there as it is.")
     return found
 
 

@@ -24,6 +24,7 @@ from cift_models.stores.clickhouse import ClickHouseFeatures
 from cift_models.stores.clickhouse_server import Connection
 from cift_models.stores.clickhouse_tables import LACKS
 from cift_models.stores.features import open_features
+from flows.cli import checks
 from tests import servers
 from tests.clickhouse_stores import database, fresh_store, get, predictions, put, same, sql, url, versions
 from tests.panels import toy_panel
@@ -543,8 +544,12 @@ def test_the_old_server_says_what_it_lacks(clickhouse_server: ClickHouse) -> Non
     name = database()
     store = fresh_store(clickhouse_server, name)
     assert store.lacks() == tuple(LACKS.values())
+    said: list[str] = []
+    assert checks._lacks("features", store, lambda what, do: said.append(what)) == list(LACKS.values()) and said == []
     sql(clickhouse_server, name, "DROP TABLE outputs")
     assert store.lacks() == ("no table outputs: `cift migrate` makes it", *LACKS.values())
+    checks._lacks("features", store, lambda what, do: said.append(what))
+    assert said == ["ClickHouse: no table outputs: `cift migrate` makes it."]
 
 
 # Settings
