@@ -7,7 +7,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,8 +44,10 @@ TELL_S = 5.0
 """Seconds between two lines of progress."""
 
 
-def recorded_events(feed: str, files: list[Path], universe: Universe) -> tuple[Session, Events]:
+def recorded_events(feed: str, files: list[Path], universe: Universe, said: Mapping[str, Any] | None = None) -> tuple[Session, Events]:
     """The merged events of one session's files, as ingest keeps them: through a tick store of their own that goes afterwards.
+
+    said  what the files do not say and the release does not remember (market, instruments), as `cift ingest` takes it
 
     Raises InputError for files of other symbols or of several sessions, SchemaMismatch for instruments that the release does not know so.
     """
@@ -56,9 +58,9 @@ def recorded_events(feed: str, files: list[Path], universe: Universe) -> tuple[S
             ref = ticks.book_before(symbol, ns)
             return ticks.read(ref) if ref else None
 
-        for chain in chains(feed, files, {}):
+        for chain in chains(feed, files, said or {}):
             for file in chain:
-                for day in read(feed, file, _said(feed, file, universe), before):
+                for day in read(feed, file, _said(feed, file, universe, said or {}), before):
                     ticks.write_day(day, check_day(day))
         stored = ticks.instruments()
         if set(stored) != set(universe.symbols):
@@ -73,15 +75,15 @@ def recorded_events(feed: str, files: list[Path], universe: Universe) -> tuple[S
         return session, ticks.events(universe, session)
 
 
-def _said(feed: str, file: Path, universe: Universe) -> dict[str, Any]:
+def _said(feed: str, file: Path, universe: Universe, said: Mapping[str, Any]) -> dict[str, Any]:
     """What `cift ingest` was told of a file's symbol, as far as the release remembers it: its files are to be the same instrument."""
-    symbol = identify(feed, file, {}).symbol
+    symbol = identify(feed, file, said).symbol
     if symbol not in universe.symbols:
-        return {}
+        return dict(said)
     instrument = universe.instruments[universe.index(symbol)]
     hours = {calendar: name for name, calendar in HOURS.items()}.get(instrument.calendar)
     told = {"fee_bps": instrument.fee_bps, "tick_units": instrument.tick_units, "levels": instrument.levels, "hours": hours}
-    return {name: value for name, value in told.items() if name in options(feed)}
+    return {name: value for name, value in told.items() if name in options(feed)} | dict(said)
 
 
 def stored_events(items: list[str], universe: Universe) -> tuple[Session, Events]:
@@ -99,13 +101,13 @@ def stored_events(items: list[str], universe: Universe) -> tuple[Session, Events
     raise EmptyRange(f"No session is stored on {day}.", hint="`cift status` lists what is stored.")
 
 
-def read_source(source: str, items: list[str], universe: Universe) -> tuple[Session, Events]:
+def read_source(source: str, items: list[str], universe: Universe, said: Mapping[str, Any] | None = None) -> tuple[Session, Events]:
     """The session that `source` (a feed, or `stored`) and its items name."""
     if source == "stored":
         return stored_events(items, universe)
     if source not in FEEDS:
         raise InputError(f"Unknown source {source!r}.", hint=f"Expected stored, {', '.join(FEEDS)}.")
-    return recorded_events(source, [Path(item) for item in items], universe)
+    return recorded_events(source, [Path(item) for item in items], universe, said)
 
 
 @dataclass(slots=True)
@@ -221,11 +223,13 @@ async def connected(url: str, pipeline: Pipeline, session: Session, events: Even
         await Feed(socket, pipeline.universe, session, events, into, packet, in_flight).run()
 
 
-def compare(url: str, source: str, items: list[str], packet: int = PACKET, in_flight: int = IN_FLIGHT) -> Comparison:
+def compare(
+    url: str, source: str, items: list[str], packet: int = PACKET, in_flight: int = IN_FLIGHT, said: Mapping[str, Any] | None = None
+) -> Comparison:
     """Replay and compare. Batch results are computed here, from the files of whichever release speaks: a swap on the way is compared."""
     name = ask_model(url)["release"]
     pipeline, _ = load_pipeline(name)
-    session, events = read_source(source, items, pipeline.universe)
+    session, events = read_source(source, items, pipeline.universe, said)
     print(f"{len(events):,} events of {', '.join(pipeline.universe.symbols)}; computing the batch result", file=sys.stderr, flush=True)
 
     @cache
@@ -249,12 +253,15 @@ def main() -> None:
     parser.add_argument("--to", default="ws://127.0.0.1:3000/ticks")
     parser.add_argument("--packet", type=int, default=PACKET, help="events in one message")
     parser.add_argument("--in-flight", type=int, default=IN_FLIGHT, help="messages that may wait for their acknowledgement")
+    parser.add_argument("--market", help="spot, usdm or coinm, where a Binance file's name does not say it")
+    parser.add_argument("--instruments", help="exchangeInfo JSON of Binance symbols that are not built in")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:
         if not 1 <= arguments.packet <= wire.MAX_EVENTS or arguments.in_flight < 1:
             raise InputError(f"--packet must be 1 to {wire.MAX_EVENTS:,} and --in-flight at least 1.", hint="Leave them out.")
-        result = compare(arguments.to, arguments.source, arguments.items, arguments.packet, arguments.in_flight)
+        said = {name: value for name in ("market", "instruments") if (value := getattr(arguments, name)) is not None}
+        result = compare(arguments.to, arguments.source, arguments.items, arguments.packet, arguments.in_flight, said)
     except CiftError as error:
         print(f"cift replay: {error.message}\n      {error.hint}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,10 @@ from cift_models.instruments import Instrument, Session
 
 if TYPE_CHECKING:
     import polars
+
+
+BookBefore = Callable[[str, int], "polars.DataFrame | None"]
+"""(symbol, ns) to the BOOK_STATE that the last stored recording before that instant left; None where there is none."""
 
 
 class Identity(NamedTuple):

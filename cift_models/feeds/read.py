@@ -10,10 +10,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cift_models.errors import FeedError, InputError
-from cift_models.feeds.day import FeedDay, Identity
+from cift_models.feeds.day import BookBefore, FeedDay, Identity
 
 if TYPE_CHECKING:
-    import polars
+    pass
 
 FEEDS: dict[str, str] = {
     "lobster": "cift_models.feeds.lobster:read_lobster",
@@ -22,9 +22,6 @@ FEEDS: dict[str, str] = {
     "canonical": "cift_models.feeds.canonical_files:read_canonical",
 }
 """A feed's name to its reader, as "module:function"; resolved on use. A reader takes a path, what its signature names, and `progress`."""
-
-BookBefore = Callable[[str, int], "polars.DataFrame | None"]
-"""(symbol, ns) to the BOOK_STATE that the last stored recording before that instant left; None where there is none."""
 
 
 def options(feed: str) -> tuple[str, ...]:

@@ -24,10 +24,8 @@ def replay(
         int | None, typer.Option(metavar="PORT", help="Serve captures on this port as the exchange would, instead of feeding a service.")
     ] = None,
     speed: Annotated[float, typer.Option(help="--as-exchange: 1 is as it was, 10 ten times as fast, 0 as fast as it is taken.")] = 1.0,
-    market: Annotated[str | None, typer.Option(help="--as-exchange: spot, usdm or coinm, where the files' names do not say it.")] = None,
-    instruments: Annotated[
-        Path | None, typer.Option(help="--as-exchange: an exchangeInfo JSON, for symbols that are not built in.")
-    ] = None,
+    market: Annotated[str | None, typer.Option(help="binance: spot, usdm or coinm, where the files' names do not say it.")] = None,
+    instruments: Annotated[Path | None, typer.Option(help="binance: an exchangeInfo JSON, for symbols that are not built in.")] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,12 +50,13 @@ def replay(
 
     from cift_models.errors import InputError
 
+    options = {"--market": market, "--instruments": instruments.resolve() if instruments else None}
+    more = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     if as_exchange is not None:
         # The word binance may be left out: nothing else is served.
         captures = [Path(name).resolve() for name in ([] if source == "binance" else [source]) + (files or [])]
         arguments = ["-m", "serving.feed", "exchange", *map(str, captures), "--port", str(as_exchange), "--speed", str(speed)]
-        options = {"--market": market, "--instruments": instruments.resolve() if instruments else None}
-        arguments += [part for name, value in options.items() if value is not None for part in (name, str(value))]
+        arguments += more
         arguments += [part for one in fault or [] for part in ("--fault", one)]
         if not captures:
             raise InputError("--as-exchange needs captures.", hint="cift replay binance FILE... --as-exchange PORT")
@@ -65,5 +64,5 @@ def replay(
     if not files:
         raise InputError("There is nothing to replay.", hint="cift replay lobster FILE..., or cift replay stored [SYMBOL...] DATE")
     arguments = ["-m", "serving.replay", source, *(str(Path(f).resolve()) if source != "stored" else f for f in files), "--to", to]
-    arguments += ["--packet", str(packet), "--in-flight", str(in_flight)]
+    arguments += ["--packet", str(packet), "--in-flight", str(in_flight), *more]
     os.execv(sys.executable, [sys.executable, *arguments, *(["--json"] if json else [])])

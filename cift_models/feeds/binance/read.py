@@ -14,8 +14,8 @@ from cift_models.errors import FeedError
 from cift_models.feeds.binance.capture import look, pieces
 from cift_models.feeds.binance.listing import built_in, canonical, read_exchange_info
 from cift_models.feeds.binance.rows import Facts, Rows
-from cift_models.feeds.binance.stream import BinanceStream, BookBefore, nothing_before
-from cift_models.feeds.day import FeedDay, Identity
+from cift_models.feeds.binance.stream import BinanceStream, nothing_before
+from cift_models.feeds.day import BookBefore, FeedDay, Identity
 from cift_models.files import sha256_file
 from cift_models.instruments import SECOND, stretch
 from cift_models.schema import BOOK, BOOK_STATE, QUOTES, STATUS, TRADES

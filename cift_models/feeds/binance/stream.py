@@ -6,7 +6,7 @@ How the stream is cut into pushes changes no bit of what comes out (lines may be
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -54,14 +54,13 @@ from cift_models.feeds.binance.scan import (
     scan,
 )
 from cift_models.feeds.binance.sync import Sync
+from cift_models.feeds.day import BookBefore
 from cift_models.feeds.l2_book import L2Book
 from cift_models.instruments import SECOND
 
 if TYPE_CHECKING:
-    import polars
+    pass
 
-BookBefore = Callable[[str, int], "polars.DataFrame | None"]
-"""(symbol, ns) to the BOOK_STATE that the recording before that instant left; None where there is none."""
 _ROOM = 65_536
 """Messages that are read before rows are made of them."""
 
@@ -235,7 +234,8 @@ class BinanceStream:
         """Make a symbol known, with the book that it goes on from. Raises FeedError where it is not listed."""
         grid = find(self.listings, symbol, self.market)
         sync = Sync()
-        state = self.before(canonical(symbol, self.market), recv or self._recv)
+        recv = recv or self._recv  # a damaged line says no time
+        state = self.before(canonical(symbol, self.market), recv)
         if state is not None and len(state):
             side, price, size = (state[column].to_numpy() for column in ("side", "price", "size"))
             stood = int(state["ts_recv"].max())  # pyright: ignore[reportArgumentType]
