@@ -400,9 +400,11 @@ def _ticks(home: Path, name: str) -> View:
 
 
 def _instruments(home: Path) -> View:
-    """What every symbol was on every day, as the manifests of its books say."""
+    """What every symbol was on every day, as the manifests of its books say, or of what else is stored of it."""
     partitions = ParquetPartitions(home)
-    found = {(key.symbol, key.day): partitions.manifest(key)[1]["instrument"] for key in partitions.find(BOOK.name)}
+    # Sorted stably: where there is a book, its last part is what stays.
+    keys = {(key.symbol, key.day): key for key in sorted(partitions.find(), key=lambda key: key.table == BOOK.name)}
+    found = {which: partitions.manifest(key)[1]["instrument"] for which, key in keys.items()}
     rows = tuple((day, *(facts[c.name] for c in INSTRUMENTS.columns)) for (_, day), facts in sorted(found.items()))
     return View(INSTRUMENTS, *_path_columns(INSTRUMENTS.name), rows=rows)
 

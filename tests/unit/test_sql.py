@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from cift_models.errors import InputError
+from cift_models.feeds.canonical import tables_of_events
 from cift_models.instruments import Session
 from cift_models.schema import PREDICTIONS, TABLES
 from cift_models.stores import sql
@@ -148,6 +149,15 @@ def test_features_are_the_newest_version_to_the_bit(ask: Ask) -> None:
 
 
 @pytest.mark.slow
+def test_a_symbol_without_a_book_is_an_instrument_too(tmp_path: Path) -> None:
+    panel = toy_panel(steps=40)
+    (instrument, *_), session = panel.universe.instruments, Session(panel.session, panel.open, panel.close)
+    frame = tables_of_events(panel.events[panel.events.symbol == 0])["trades"]
+    ParquetTicks(tmp_path).write("trades", instrument, session, frame, {"feed": "test"})
+    view = sql._view(tmp_path, "instruments")
+    assert [row[:2] for row in view.rows] == [(panel.session, instrument.symbol)]
+
+
 def test_predictions_carry_their_run_and_instruments_their_scales(ask: Ask) -> None:
     assert rows(ask("SELECT run, model, mean_bps, p_up, ready FROM predictions ORDER BY as_of")) == [
         {"run": "run-20231114", "model": "linear", "mean_bps": t, "p_up": None, "ready": True} for t in (2, 3)
