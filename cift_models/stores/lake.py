@@ -132,13 +132,16 @@ def require(found: PartitionRef, ref: PartitionRef) -> None:
 
 
 def read_file(home: Path, key: str, manifest: Mapping[str, Any], name: str) -> bytes:
-    """The bytes of one file of a partition, verified. Raises StoreError where they are not what the manifest says."""
+    """The bytes of one file of a partition, verified. Raises StoreError where they are not what the manifest says, NotStored where another
+    partition has taken its place since the manifest was read."""
     try:
         data = (safe_join(home, key) / name).read_bytes()
     except FileNotFoundError:
         data = b""
     expected = manifest["files"][name]["sha256"]
     if sha256_bytes(data) != expected:
+        if read_manifest(home, key)[1] != manifest:
+            raise NotStored(f"The partition {key} is being written again.", hint="Run the same again.", key=key)
         raise StoreError(
             f"{key}/{name} is damaged: {len(data):,} bytes, sha256 {sha256_bytes(data)[:12]}; "
             f"expected {manifest['files'][name]['bytes']:,} bytes, {expected[:12]}.",

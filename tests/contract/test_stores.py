@@ -380,6 +380,18 @@ def test_damage_on_disk_is_found(tmp_path: Path) -> None:
         ticks.partitions("book")
 
 
+def test_a_reader_who_is_overtaken_is_not_told_of_damage(tmp_path: Path) -> None:
+    said = {"table": "book", "rows": 1, "schema_hash": "0" * 64}
+    old = lake.write_partition(tmp_path, "lake/book/S0/20231114", {lake.DATA: b"old"}, said)
+    _, manifest = lake.read_manifest(tmp_path, old.key)
+    lake.write_partition(tmp_path, old.key, {lake.DATA: b"new"}, said)
+    with pytest.raises(NotStored, match="is being written again"):
+        lake.read_file(tmp_path, old.key, manifest, lake.DATA)
+    (tmp_path / old.key / lake.MANIFEST).unlink()  # where a writer is between the two
+    with pytest.raises(NotStored):
+        lake.read_file(tmp_path, old.key, manifest, lake.DATA)
+
+
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
