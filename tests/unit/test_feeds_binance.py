@@ -225,7 +225,7 @@ def test_the_grid_comes_from_exchange_info(tmp_path: Path) -> None:
     made = Recording("usdm", 1, OPS)
     text = made.text.replace('"s":"BTCUSDT"', '"s":"XYZUSDT"').replace("btcusdt@", "xyzusdt@")
     path = write(tmp_path / "usdm_xyzusdt_20240809.gz", text)
-    with pytest.raises(FeedError, match=r"one tick and one lot of XYZUSDT\.USDM are is not known") as caught:
+    with pytest.raises(FeedError, match=r"line 1: The tick and the lot of XYZUSDT\.USDM are not known") as caught:
         list(read_binance(path))
     assert "instruments=FILE" in caught.value.hint and "BTCUSDT.USDM" in caught.value.hint
     day = day_of(path, instruments=exchange_info(tmp_path, "usdm", "0.05000000", "0.00100000", "XYZUSDT"))

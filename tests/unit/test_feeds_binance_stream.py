@@ -155,6 +155,7 @@ ODD = [
     ("depth", '"s":"BTCUSDT"', '"s":"btcusdt"', "damaged"),
     ("depth", '"s":"BTCUSDT"', '"s":5', "damaged"),
     ("depth", '"s":"BTCUSDT",', "", "damaged"),
+    ("depth", '"s":"BTCUSDT"', '"s":"BTCUSDT","s":"XXUSDT"', "error"),
     ("ticker", '"b":"99.5"', '"b":99.5', "damaged"),
     ("ticker", '"b":"99.5"', '"b":"99.5","b":"99.4"', "ticker"),
     ("ticker", '"b":"99.5"', '"b":"99.55"', "error"),

@@ -99,7 +99,7 @@ def find(listings: Mapping[str, Listing], symbol: str, market: str) -> Listing:
     if name not in listings:
         known = ", ".join(sorted(listings)[:8])
         raise FeedError(
-            f"What one tick and one lot of {name} are is not known.",
+            f"The tick and the lot of {name} are not known.",
             hint=f"Pass instruments=FILE, the JSON that Binance's exchangeInfo answers for {market}; known are {known or 'none'}.",
         )
     return listings[name]

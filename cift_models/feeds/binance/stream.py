@@ -232,7 +232,10 @@ class BinanceStream:
 
     def _register(self, symbol: str, recv: int) -> int:
         """Make a symbol known, with the book that it goes on from. Raises FeedError where it is not listed."""
-        grid = find(self.listings, symbol, self.market)
+        try:
+            grid = find(self.listings, symbol, self.market)
+        except FeedError as error:
+            raise self._error(error.message.removesuffix("."), error.hint) from None
         sync = Sync()
         recv = recv or self._recv  # a damaged line says no time
         state = self.before(canonical(symbol, self.market), recv)
