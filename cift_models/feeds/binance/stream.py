@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +56,6 @@ from cift_models.feeds.binance.sync import Sync
 from cift_models.feeds.day import BookBefore
 from cift_models.feeds.l2_book import L2Book
 from cift_models.instruments import SECOND
-
-if TYPE_CHECKING:
-    pass
 
 _ROOM = 65_536
 """Messages that are read before rows are made of them."""
