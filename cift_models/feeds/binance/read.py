@@ -61,7 +61,7 @@ def read_binance(
     last. Other changes are set apart (`no_snapshot`), between STATUS rows that say so; trades and best bid and ask never depend on it.
     A recording has a receive clock: `source["clock"]` says how it stands to the exchange's, and nothing is repaired.
     Raises FeedError where the file is cut, of another market, or not such a capture, where a symbol is not listed or a price is off its
-    grid. Memory: the rows of a day. O(bytes), about 0.9 s for 524,627 messages of 156 MB, orjson alone needs as much.
+    grid. Memory: the rows of a day. O(bytes): 0.5 s for 524,627 messages of 156 MB and 0.3 s to unpack them; orjson alone takes 0.45 s.
     """
     path = Path(path)
     if levels < 1:
