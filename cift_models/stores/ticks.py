@@ -107,6 +107,7 @@ class TickStore:
         counts: Mapping[str, int] | None = None,
         siblings: Sequence[str] = (),
         part: str = "",
+        beside: Mapping[str, str] | None = None,
     ) -> PartitionRef:
         """Write one table of one symbol and session. The same rows and facts give the same reference and change nothing.
 
@@ -114,6 +115,7 @@ class TickStore:
         quarantined  rows that quality kept apart, with a column `reason`; counts says how many for each
         siblings     tables of the same session and source, without which the session is not whole
         part         which file of a day that comes in several (FeedDay.part)
+        beside       sha256 of the siblings' references, of the last one that is written: others are of another write
         Raises SchemaMismatch or DataError for rows that the table does not allow.
         """
         schema = table_of(table, frame.columns)
@@ -132,6 +134,7 @@ class TickStore:
             "source": dict(source),
             "siblings": sorted(siblings),
             "part": part,
+            "beside": dict(beside or {}),
         }
         key = Key(table, instrument.symbol, session.day, part)
         return self._partitions.write(key, frame, quarantined if quarantined is not None and len(quarantined) else None, facts)
@@ -143,8 +146,9 @@ class TickStore:
         """
         siblings = [name for name in EVENT_TABLES if name in checked]
         order = [name for name in checked if name not in EVENT_TABLES] + siblings
-        return tuple(
-            self.write(
+        refs: dict[str, PartitionRef] = {}
+        for name in order:
+            refs[name] = self.write(
                 name,
                 day.instrument,
                 day.session,
@@ -154,9 +158,9 @@ class TickStore:
                 checked[name].counts,
                 siblings if name in siblings else (),
                 day.part,
+                {other: refs[other].sha256 for other in siblings[:-1]} if name in siblings[-1:] else None,
             )
-            for name in order
-        )
+        return tuple(refs.values())
 
     def write_events(self, instrument: Instrument, session: Session, events: Events, source: Mapping[str, Any]) -> tuple[PartitionRef, ...]:
         """Write one symbol's events (a simulated market's, a journal's) through the same tables."""
@@ -312,8 +316,10 @@ class TickStore:
                 )
         sources = [facts["source"] for _, facts in found.values()]
         missing = {name for _, facts in found.values() for name in facts["siblings"]} - set(found)
-        if missing or any(source != sources[0] for source in sources):
-            what = f"{', '.join(sorted(missing))} missing" if missing else "its tables come from different sources"
+        beside = {name: sha256 for _, facts in found.values() for name, sha256 in facts.get("beside", {}).items()}
+        mixed = any(source != sources[0] for source in sources) or any(found[n][0].sha256 != beside[n] for n in beside.keys() & found)
+        if missing or mixed:
+            what = f"{', '.join(sorted(missing))} missing" if missing else "its tables come from different writes"
             raise StoreError(
                 f"{instrument.symbol} {session.day} is half written: {what}.", hint="An ingest was stopped in the middle. Run it again."
             )

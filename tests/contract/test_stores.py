@@ -341,8 +341,24 @@ def test_half_an_ingest_is_no_session(ticks: TickStore) -> None:
         ticks.write(name, instrument, SESSION, tables[name], {"feed": "test"}, siblings=siblings)
     assert same(ticks.events(universe, SESSION), some_events())
     ticks.write("trades", instrument, SESSION, tables["trades"], {"feed": "other"}, siblings=siblings)
-    with pytest.raises(StoreError, match="different sources"):
+    with pytest.raises(StoreError, match="half written: its tables come from different writes"):
         ticks.events(universe, SESSION)
+
+
+def test_half_an_ingest_of_the_same_file_again_is_no_session(ticks: TickStore) -> None:
+    """Other code makes other rows of a file whose digest has not changed."""
+    universe = toy_universe(1)
+    old, new = some_events(), some_events(seed=1)
+    *_, book = ticks.write_events(universe.instruments[0], SESSION, old, {"feed": "test"})
+    said = ticks.facts(book)
+    again = {"source": said["source"], "siblings": said["siblings"]}
+    for name in ("trades", "status"):  # and killed before the book
+        rows = tables_of_events(new)[name]
+        ticks.write(name, universe.instruments[0], SESSION, rows, counts={"duplicate": 1}, **again)
+        with pytest.raises(StoreError, match="half written: its tables come from different writes"):
+            ticks.events(universe, SESSION)
+    ticks.write_events(universe.instruments[0], SESSION, new, {"feed": "test"})
+    assert same(ticks.events(universe, SESSION), new)
 
 
 def test_quarantined_rows_are_counted_and_kept(ticks: TickStore, tmp_path: Path) -> None:
