@@ -1,4 +1,4 @@
-"""The recorded Binance captures for tests of the live path: slices of them, their receive times again, and an exchange in step with a client."""
+"""The recorded Binance captures for tests of the live path: slices, their receive times again, an exchange in step with a client."""
 
 from __future__ import annotations
 

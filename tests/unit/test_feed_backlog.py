@@ -102,7 +102,7 @@ def test_trades_wait_and_none_is_lost():
         await writing
         return out, backlog.waited
 
-    out, waited = asyncio.run(run())
+    out, waited = asyncio.run(asyncio.wait_for(run(), 20))
     assert out == list(range(50)) and waited > 0
 
 

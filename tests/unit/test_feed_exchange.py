@@ -245,6 +245,11 @@ def test_questions(captures):
     assert none.json()["code"] == -1121 and "serves /api/v3/depth" in futures.json()["msg"]
 
 
+def test_a_connection_that_fell_silent_hears_nothing_more_while_time_goes_on(captures):
+    everything = [line.text for line in Recording(captures).lines() if line.kind != SNAPSHOT]
+    assert heard(captures, speed=40, faults=Faults(silent=frozenset({30}), drop=frozenset({5}))) == everything[:4] + everything[5:30]
+
+
 def test_faults_are_read_and_nonsense_is_refused(captures):
     said = Faults.of(["drop=3,4", "disconnect=9", "lose=5", "silent=7", "snapshot-delay=0.5", "snapshot-errors=2"])
     assert said == Faults(frozenset({3, 4}), frozenset({9}), 5, frozenset({7}), 0.5, 2)

@@ -149,6 +149,10 @@ def test_a_quiet_market_is_decided_at_every_instant_once(market):
     instants = [(t - 1 - stream.session.open) // SECOND for t in told]
     assert instants == list(range(instants[0], instants[0] + len(instants))) and len(told) in (11, 12)
     assert all((t - 1 - stream.session.open) % SECOND < 23_000_000 for t in told)
+    # An instant is decided behind itself: what comes at that very nanosecond belongs to it.
+    instant = stream.session.open + ((now - stream.session.open) // SECOND + 1) * SECOND
+    assert stream.take([], instant - 1) == [] == stream.take([], instant)
+    assert [part for _, part in stream.take([], instant + 1)] == [{"advance": instant + 1}] and stream.take([], instant + 2) == []
 
 
 def test_the_clock_is_looked_at_just_behind_the_next_instant(market):

@@ -33,10 +33,11 @@ class FakeService:
 
     cut      numbers of messages (from 1, over all connections) behind whose effect, and before whose acknowledgement, the connection is cut
     refuse   a number that is answered by an error
+    quiet    nothing is acknowledged before the first cut, though what is decided is said
     """
 
-    def __init__(self, cut: set[int] | None = None, refuse: int = 0) -> None:
-        self.cut, self.refuse = cut or set(), refuse
+    def __init__(self, cut: set[int] | None = None, refuse: int = 0, quiet: bool = False) -> None:
+        self.cut, self.refuse, self.quiet = cut or set(), refuse, quiet
         self.applied: list[int] = []
         self.decided: list[int] = []
         self.sessions: list[dict] = []
@@ -71,7 +72,13 @@ class FakeService:
                 await socket.send(orjson.dumps({"v": 1, "seq": said["seq"], "error": "no"}))
                 continue
             decided, applied, late = self._take(said)
+            if self.quiet and self.received not in self.cut:
+                for as_of in decided:
+                    await socket.send(orjson.dumps({"v": 1, "as_of": as_of}))
+                continue
             if self.received in self.cut:
+                self.quiet = False
+                await asyncio.sleep(0.05)
                 socket.transport.abort()
                 return
             for as_of in decided:
@@ -167,6 +174,14 @@ def test_cut_anywhere_nothing_is_lost_or_doubled(cut: set[int]):
     # What was applied before the cut came again, and was late there; what the service counts late for another reason would be seen.
     assert sender.late == 0 and sender.again + sender.applied == 2 * 40
     assert sender.again > 0 or cut == {1}
+
+
+def test_what_is_decided_again_is_heard_once():
+    """Nothing was acknowledged: the session begins anew and says again what was heard already."""
+    service = FakeService({9}, quiet=True)
+    sender, heard = run(service, lambda url: fed(service, 40, 12, url))
+    assert len(service.sessions) == 2 and service.applied == times(80) and sender.connections == 2
+    assert heard == service.decided and len(heard) == 19
 
 
 def test_a_message_that_is_refused_ends_it():
