@@ -23,7 +23,10 @@ def feed(
     silence: Silence = 10.0,
     backlog_mb: BacklogMb = 64.0,
     record: Annotated[
-        Path | None, typer.Option(help="Also record what is fed, as `cift record` does: what live said can be judged.")
+        Path | None,
+        typer.Option(
+            help="Also record what is fed, as `cift record` does: what live said can be judged. It has the holes of the feed: run `cift record` beside it to keep all."
+        ),
     ] = None,
     decisions: Annotated[Path | None, typer.Option(help="Append every decision of the service to this file, a JSON line each.")] = None,
     in_flight: Annotated[int, typer.Option(help="Messages that may wait for the service's acknowledgement.")] = 8,
