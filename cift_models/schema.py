@@ -285,9 +285,9 @@ INSTRUMENTS = Table(
     time="",
 )
 
-TABLES: dict[str, Table] = {
-    t.name: t for t in (TRADES, QUOTES, BOOK, ORDERS, STATUS, BOOK_STATE, FEATURES, OUTPUTS, PREDICTIONS, INSTRUMENTS)
-}
+TICK_TABLES: dict[str, Table] = {t.name: t for t in (TRADES, QUOTES, BOOK, ORDERS, STATUS, BOOK_STATE)}
+"""The tables that feeds give and tick stores keep, by name."""
+TABLES: dict[str, Table] = TICK_TABLES | {t.name: t for t in (FEATURES, OUTPUTS, PREDICTIONS, INSTRUMENTS)}
 """Every canonical table by name."""
 
 

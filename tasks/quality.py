@@ -15,13 +15,10 @@ from cift_models.feeds.quality_plot import draw
 from cift_models.feeds.quality_report import StoredTable, report
 from cift_models.files import canonical_json, digest, sha256_file, write_atomic
 from cift_models.refs import PartitionRef
-from cift_models.schema import TABLES
+from cift_models.schema import TICK_TABLES
 from cift_models.settings import get_settings
 from cift_models.stores.lake import folder_name
 from cift_models.stores.ticks import Key, TickStore
-
-TICK_TABLES = tuple(name for name, table in TABLES.items() if table.time == "ts_recv")
-"""The tables that feeds give."""
 
 
 def stored_days(ticks: TickStore, symbol: str | None = None, day: int | None = None) -> dict[tuple[str, int], list[PartitionRef]]:

@@ -19,7 +19,7 @@ from cift_models.errors import InputError, NotStored, SchemaMismatch, StoreError
 from cift_models.files import canonical_json, sha256_bytes
 from cift_models.instruments import to_ns
 from cift_models.refs import PartitionRef
-from cift_models.schema import INSTRUMENTS
+from cift_models.schema import INSTRUMENTS, TICK_TABLES
 from cift_models.stores.questdb_http import Http, instant, literal
 from cift_models.stores.questdb_rows import (
     Layout,
@@ -32,7 +32,7 @@ from cift_models.stores.questdb_rows import (
     version_of,
 )
 from cift_models.stores.questdb_send import BATCH_BYTES, Courier, Couriers, ahead, log_states, until_visible
-from cift_models.stores.questdb_tables import INSTRUMENTS_TABLE, PARTITIONS, QUARANTINE, TICK_TABLES, compare
+from cift_models.stores.questdb_tables import INSTRUMENTS_TABLE, PARTITIONS, QUARANTINE, compare
 from cift_models.stores.questdb_tables import migrate as migrate_tables
 from cift_models.stores.ticks import Key, TickStore
 

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cift_models.schema import BOOK, BOOK_STATE, INSTRUMENTS, ORDERS, QUOTES, STATUS, TRADES
+from cift_models.schema import INSTRUMENTS, TICK_TABLES
 from cift_models.stores.questdb_http import Http, literal
 
-TICK_TABLES = {t.name: t for t in (TRADES, QUOTES, BOOK, ORDERS, STATUS, BOOK_STATE)}
-"""Canonical tables whose rows this store keeps."""
 PARTITIONS = "partitions"
 """One row a partition, written last: what makes it exist. `at` is the midnight of its day (UTC), so that a later row replaces it."""
 QUARANTINE = "quarantine"

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from cift_models.errors import InputError, StoreError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.instruments import Instrument
-from cift_models.schema import BOOK, CLICKHOUSE, FEATURES, INSTRUMENTS, OUTPUTS, PREDICTIONS, TABLES, Column, Table
+from cift_models.schema import BOOK, CLICKHOUSE, FEATURES, INSTRUMENTS, OUTPUTS, PREDICTIONS, TABLES, TICK_TABLES, Column, Table
 from cift_models.stores import lake, packed_book
 from cift_models.stores.clickhouse_server import literal, quoted
 from cift_models.stores.ticks import ParquetPartitions
@@ -39,7 +39,6 @@ _SYMBOL = INSTRUMENTS.columns[0]
 _UNIVERSE = Column("universe", "str", "", "which symbols were built together: first 16 digits of the universe's digest")
 _SET = Column("feature_set", "str", "", "which columns, windows and clock: first 16 digits of the feature set's digest")
 _RUN = Column("run", "str", "", "what wrote the rows: a release and a session for `cift predict`")
-TICKS = tuple(t for t in TABLES.values() if t not in (FEATURES, OUTPUTS, PREDICTIONS, INSTRUMENTS))
 
 ROOTS = ("SelectWithUnionQuery", "SelectIntersectExceptQuery", "DescribeQuery", "Show", "Explain")
 """What a statement may be, by how the engine's own parser calls it."""
@@ -95,7 +94,7 @@ class View:
 
 def names() -> tuple[str, ...]:
     """Every table that SQL may ask for."""
-    return (*(t.name for t in TICKS), INSTRUMENTS.name, FEATURES.name, OUTPUTS.name, PREDICTIONS.name)
+    return (*TICK_TABLES, INSTRUMENTS.name, FEATURES.name, OUTPUTS.name, PREDICTIONS.name)
 
 
 def tables(home: Path) -> list[dict[str, Any]]:

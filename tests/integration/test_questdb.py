@@ -18,13 +18,12 @@ from cift_models.events import Events
 from cift_models.feeds.lobster import read_lobster
 from cift_models.feeds.quality import check_tables
 from cift_models.refs import PartitionRef
-from cift_models.schema import INSTRUMENTS, TRADES, Table
+from cift_models.schema import INSTRUMENTS, TICK_TABLES, TRADES, Table
 from cift_models.stores import questdb
 from cift_models.stores.questdb import QuestDBPartitions, QuestDBTicks
 from cift_models.stores.questdb_http import Http
 from cift_models.stores.questdb_rows import EXACT, LAST, version_of
 from cift_models.stores.questdb_send import Courier, until_visible
-from cift_models.stores.questdb_tables import TICK_TABLES
 from cift_models.stores.ticks import Key, ParquetTicks
 from tests.contract.test_stores import SESSION, some_events
 from tests.lobster_slice import lobster_zip, slice_lobster
