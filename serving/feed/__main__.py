@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import logging
 import signal
 import sys
@@ -105,6 +106,12 @@ async def _join(asked: argparse.Namespace) -> None:
     symbols = venue.symbols(asked.symbols, asked.market or "spot") if asked.symbols else None
     state = get_settings().home / "feed" / f"{http_address(asked.to).rpartition('/')[2].replace(':', '_')}.json"
     state.parent.mkdir(parents=True, exist_ok=True)
+    # Held until the process ends: events of a second feed would be late, each behind the other's.
+    lock = open(state.with_suffix(".lock"), "w")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise InputError(f"Another feed of this home feeds {asked.to}.", hint="Stop it, or feed another service.") from None
     decisions = Decisions(asked.decisions)
     try:
         ready = join(
@@ -118,6 +125,7 @@ async def _join(asked: argparse.Namespace) -> None:
         await made.run(asked.seconds)
     finally:
         decisions.close()
+        lock.close()
     done = made.summary()
     lag = done["lag_ms"]["p50"]
     _finish(

@@ -442,7 +442,7 @@ def test_the_feed_as_a_person_runs_it_with_a_service_that_is_killed(home, captur
     assert done["service_connections"] == 2 and done["late"] == 0 and done["decisions"] == len(said) >= 10
     _, events = batch_events(captured(out), LEVELS)
     compared, bad = _differences(pipeline, said, Session(**done["session"]), events)
-    assert bad == [] and compared > 300
+    assert bad == [] and compared > 15 * len(said)
     assert done["markets"]["spot"]["gaps"] == 0 and done["events"] == len(events)
     # A quiet moment is decided too, and in time: half of the decisions were there within a second of their instant.
     assert done["lag_ms"]["p50"] < 1000 or os.getloadavg()[0] > 8

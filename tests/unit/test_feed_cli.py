@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from pathlib import Path
 
@@ -75,6 +76,13 @@ def test_what_an_exchange_cannot_be_is_said(tmp_path: Path, more: list[str], tex
 def test_a_service_that_is_not_there_is_said(tmp_path: Path) -> None:
     done = cift(tmp_path, "feed", "binance", "--to", f"ws://127.0.0.1:{free_port()}/ticks")
     _says(done, "No service answers", "cift serve", code=1)
+
+
+def test_a_second_feed_of_one_service_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "feed").mkdir()
+    with open(tmp_path / "feed" / "127.0.0.1_3999.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        _says(cift(tmp_path, "feed", "binance", "--to", "ws://127.0.0.1:3999/ticks"), "Another feed of this home", code=2)
 
 
 def test_an_exchange_that_is_not_there_is_waited_for_as_long_as_asked(tmp_path: Path) -> None:
