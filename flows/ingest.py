@@ -21,10 +21,10 @@ def ingest(params: IngestParameters) -> list[Ingested]:
         params: The feed, its files, and what the files do not say.
     """
     with going_on():
-        return ingest_all(params.feed, [Path(file) for file in params.files], params.options())
+        return ingest_all(params.feed, [Path(file) for file in params.files], params.options(), params.again)
 
 
-def ingest_all(feed: str, files: list[Path], options: dict) -> list[Ingested]:
+def ingest_all(feed: str, files: list[Path], options: dict, again: bool = False) -> list[Ingested]:
     """Files side by side, and one after the other where a recording goes on from the one before. Called by a flow, in its run."""
-    futures = [ingest_files.submit(feed, [str(file) for file in chain], options) for chain in chains(feed, files, options)]
+    futures = [ingest_files.submit(feed, [str(file) for file in chain], options, again) for chain in chains(feed, files, options)]
     return [one for future in futures for one in future.result()]

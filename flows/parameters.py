@@ -58,6 +58,12 @@ class RangeParameters(Parameters):
     _ends_after_it_starts = model_validator(mode="after")(_in_order)
 
 
+class DataPrepParameters(RangeParameters):
+    """Features and labels of a range of session dates."""
+
+    again: bool = Field(default=False, description="Build what was built before too: mends a store that has lost rows.")
+
+
 class TrainParameters(ModelParameters, RangeParameters):
     """A training run over a range of session dates."""
 
@@ -128,6 +134,7 @@ class IngestParameters(FeedParameters):
     """Files of one feed."""
 
     files: list[str] = Field(min_length=1, description="Paths on the machine where the run executes.")
+    again: bool = Field(default=False, description="Read files that were stored before too: mends a store that has lost rows.")
 
 
 class BackfillParameters(FeedParameters):

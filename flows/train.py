@@ -58,9 +58,9 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
     return record_run(name, params.model_dump(mode="json"), dataset, steps, fits, judged, release, run, version)
 
 
-def build(dataset: Dataset) -> dict:
+def build(dataset: Dataset, again: bool = False) -> dict:
     """Features and labels, a session a task."""
-    futures = {day: build_session.submit(dataset, day) for day in dataset.days}
+    futures = {day: build_session.submit(dataset, day, again) for day in dataset.days}
     return {day: future.result() for day, future in futures.items()}
 
 

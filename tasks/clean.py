@@ -35,7 +35,8 @@ def unneeded(home: Path, keep: int) -> dict[str, dict[Path, int]]:
     steps = {key for run in all_runs() if run.release in releases for key in run.steps}
     found: dict[str, list[Path]] = {kind: [] for kind in FOLDERS}
     found["releases"] = [p for p in _folders(home / "releases", 1) if p.name not in releases]
-    found["steps"] = [p for p in _folders(home / "steps", 2) if str(p.relative_to(home)) not in steps]
+    # What was ingested is no run's: without its record the next backfill would read every file again.
+    found["steps"] = [p for p in _folders(home / "steps", 2) if str(p.relative_to(home)) not in steps and p.parent.name != "ingest"]
     found["checkpoints"] = [p for p in _folders(home / "models" / "checkpoints", 2) if str(p.relative_to(home)) not in steps]
     features = {_features_of(home / key) for key in steps if key.startswith("steps/features/")}
     found["features"] = [p for p in _folders(home / "features", 4) if str(p.relative_to(home)) not in features]

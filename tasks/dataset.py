@@ -94,8 +94,8 @@ def select_data(symbols: list[str], start: date, end: date, test_from: date | No
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def build_session(dataset: Dataset, day: int) -> StepRef:
-    """Features and labels of one session."""
+def build_session(dataset: Dataset, day: int, again: bool = False) -> StepRef:
+    """Features and labels of one session. `again` builds them though that was done before: it mends a store that has lost rows."""
     universe, features, session = dataset.get_universe(), dataset.get_features(), dataset.session(day)
     settings = get_settings()
 
@@ -115,7 +115,7 @@ def build_session(dataset: Dataset, day: int) -> StepRef:
 
     inputs = feature_inputs(dataset, day)
     done = find_step("features", inputs)
-    if done is not None and not features_stored(dataset, day, done):
+    if done is not None and (again or not features_stored(dataset, day, done)):
         forget(done)
     return step("features", inputs, run)
 

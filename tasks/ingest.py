@@ -62,17 +62,17 @@ class Ingested(BaseModel):
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def ingest_files(feed: str, files: list[str], options: dict[str, Any]) -> list[Ingested]:
+def ingest_files(feed: str, files: list[str], options: dict[str, Any], again: bool = False) -> list[Ingested]:
     """Read files one after the other, keep apart what is not sound, store the rest. What is stored already stays as it is."""
-    return [ingest_file(feed, Path(file), options) for file in files]
+    return [ingest_file(feed, Path(file), options, again) for file in files]
 
 
-def ingest_file(feed: str, path: Path, options: dict[str, Any]) -> Ingested:
-    """One step a file; killed at any point and called again, it leaves what one call leaves."""
+def ingest_file(feed: str, path: Path, options: dict[str, Any], again: bool = False) -> Ingested:
+    """One step a file; killed at any point and called again, it leaves what one call leaves. `again` reads it though it was done before."""
     ticks = open_ticks(get_settings())
     inputs = ingest_inputs(feed, path, options)
     done = find_step("ingest", inputs)
-    if done is not None and stale(done, ticks):
+    if done is not None and (again or stale(done, ticks)):
         forget(done)
         done = None
     asked: list[tuple[str, int, str]] = []

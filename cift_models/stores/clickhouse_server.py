@@ -162,7 +162,7 @@ class Server:
         if code == NO_DATABASE:
             return StoreError(f"{self.place} has no database {self.database}.", hint="Run `cift migrate`: it makes it.", code=code)
         if code == NO_TABLE:
-            makes = "Build the features again: writing makes it." if about.startswith("features_") else "Run `cift migrate`: it makes it."
+            makes = "`cift data-prep ... --again` makes it." if about.startswith("features_") else "Run `cift migrate`: it makes it."
             return StoreError(f"{self.place} has no table {about or f'that was asked for ({words})'}.", hint=makes, code=code)
         if code in OTHER_COLUMNS:
             return SchemaMismatch(f"{about} in {self.place} has other columns: {words}.", hint="`cift migrate` lists what differs.")

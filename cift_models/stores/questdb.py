@@ -61,8 +61,9 @@ class QuestDBPartitions:
         self._couriers = Couriers(http)
         self._compared = False
 
-    def find(self, table: str | None = None) -> list[Key]:
-        where = f' where "table" = {literal(table)}' if table is not None else ""
+    def find(self, table: str | None = None, symbol: str | None = None) -> list[Key]:
+        asked = [f'"{name}" = {literal(value)}' for name, value in (("table", table), ("symbol", symbol)) if value is not None]
+        where = f" where {' and '.join(asked)}" if asked else ""
         return sorted(Key(*row) for row in self._http.rows(f'select "table", symbol, "day", part from "{PARTITIONS}"{where}'))
 
     def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
@@ -156,7 +157,7 @@ class QuestDBPartitions:
             ref = PartitionRef(key=path, sha256=sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
             facts["content"]["sha256"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"The manifest of {path} is damaged: {error}.", hint="Ingest it again: that mends it.", key=path) from error
+            raise StoreError(f"The manifest of {path} is damaged: {error}.", hint="`cift ingest --again` mends it.", key=path) from error
         return ref, facts
 
     def _is_whole(self, new: _New) -> bool:

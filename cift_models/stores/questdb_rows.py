@@ -212,7 +212,7 @@ def frame_of_lines(lines: polars.Series, schema: Any) -> polars.DataFrame:
 
 
 def damaged(path: str, what: str) -> StoreError:
-    return StoreError(f"{path} is damaged: {what}.", hint="Ingest it again: that mends it.", key=path)
+    return StoreError(f"{path} is damaged: {what}.", hint="`cift ingest --again` mends it.", key=path)
 
 
 def _limits(column: Column, designated: bool) -> tuple[int, int]:

@@ -62,8 +62,8 @@ class Key(NamedTuple):
 class Partitions(Protocol):
     """Where a tick store keeps its partitions, each whole or absent, with a manifest of JSON facts that says what its rows mean."""
 
-    def find(self, table: str | None = None) -> list[Key]:
-        """Keys of what is stored, of one table or all, sorted."""
+    def find(self, table: str | None = None, symbol: str | None = None) -> list[Key]:
+        """Keys of what is stored, of one table or all, of one symbol or all, sorted."""
         ...
 
     def manifest(self, key: Key) -> tuple[PartitionRef, dict[str, Any]]:
@@ -195,7 +195,7 @@ class TickStore:
 
     def book_before(self, symbol: str, ns: int) -> PartitionRef | None:
         """The BOOK_STATE that the last stored recording of a symbol before an instant left: what the next recording goes on from."""
-        keys = [key for key in self._partitions.find(BOOK_STATE.name) if key.symbol == symbol]
+        keys = [key for key in self._partitions.find(BOOK_STATE.name, symbol) if key.symbol == symbol]
         ended = [(facts["last"], ref.key, ref) for ref, facts in self._partitions.manifests(keys) if facts["rows"] and facts["last"] < ns]
         return max(ended)[2] if ended else None
 
@@ -314,6 +314,9 @@ class TickStore:
                     f"{ref.key} is open {its.open}..{its.close} ns, asked was {session.open}..{session.close} ns.",
                     hint="Take the session from sessions().",
                 )
+        # A file that was sent again without one of its tables leaves the old one behind: the table written last says which belong together.
+        closing = [facts["siblings"] for table in EVENT_TABLES if table in found and (facts := found[table][1])["siblings"]]
+        found = {table: one for table, one in found.items() if not closing or table in closing[-1]}
         sources = [facts["source"] for _, facts in found.values()]
         missing = {name for _, facts in found.values() for name in facts["siblings"]} - set(found)
         beside = {name: sha256 for _, facts in found.values() for name, sha256 in facts.get("beside", {}).items()}
@@ -361,8 +364,8 @@ class ParquetPartitions:
     def __init__(self, home: Path) -> None:
         self._home = Path(home).resolve()
 
-    def find(self, table: str | None = None) -> list[Key]:
-        found = [p for depth in ("*/*", "*/*/*") for p in lake.find_manifests(self._home, "lake", f"{table or '*'}/{depth}")]
+    def find(self, table: str | None = None, symbol: str | None = None) -> list[Key]:
+        found = [p for depth in ("*", "*/*") for p in lake.find_manifests(self._home, "lake", f"{table or '*'}/{symbol or '*'}/{depth}")]
         # A folder whose third name is no day is not ours.
         return sorted(Key.of(path) for path in found if path.split("/")[3].isdigit() and len(path.split("/")[3]) == 8)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from flows.cli.options import End, Start, Symbols, TestFrom
+from flows.cli.options import Again, End, Start, Symbols, TestFrom
 
 
-def data_prep(symbols: Symbols, start: Start, end: End, test_from: TestFrom = None) -> None:
+def data_prep(symbols: Symbols, start: Start, end: End, test_from: TestFrom = None, again: Again = False) -> None:
     """Build features and labels of stored sessions, and fit nothing. `cift train` does this by itself.
 
     Example: cift data-prep --symbols AAPL,AMZN,GOOG --start 2012-06-21 --end 2012-06-21
@@ -13,14 +13,15 @@ def data_prep(symbols: Symbols, start: Start, end: End, test_from: TestFrom = No
     from flows.cli.options import day, parameters, split
     from flows.cli.stored import refuse_absent
     from flows.cli.terminal import watching
-    from flows.parameters import RangeParameters
+    from flows.parameters import DataPrepParameters
 
     params = parameters(
-        RangeParameters,
+        DataPrepParameters,
         symbols=split(symbols),
         start=day(start, "--start"),
         end=day(end, "--end"),
         test_from=day(test_from, "--test-from") if test_from else None,
+        again=again,
     )
     refuse_absent(params.symbols, params.start, params.end)
     with watching("Features and labels"):

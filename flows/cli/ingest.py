@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import Json
+from flows.cli.options import Again, Json
 
 if TYPE_CHECKING:
     from tasks.ingest import Ingested
@@ -34,6 +34,7 @@ def ingest(
     tick_units: TickUnits = None,
     fee_bps: FeeBps = None,
     instruments: Instruments = None,
+    again: Again = False,
     as_json: Json = False,
 ) -> None:
     """Read, check and store recorded data.
@@ -56,7 +57,7 @@ def ingest(
         if not file.is_file():
             raise InputError(f"There is no file {file}.", hint="Expected the path of a recorded file.")
     said = said_to_feed(market, hours, levels, tick_units, fee_bps, instruments)
-    params = parameters(IngestParameters, feed=feed, files=[str(f.resolve()) for f in files], **said)
+    params = parameters(IngestParameters, feed=feed, files=[str(f.resolve()) for f in files], again=again, **said)
     with watching(f"Ingesting {len(files)} files"):
         from flows.ingest import ingest as flow
 

@@ -13,6 +13,7 @@ Symbols = Annotated[str, typer.Option(help="Symbols of the universe, in order, w
 Start = Annotated[str, typer.Option(help="First session date, included: 2012-06-21.")]
 End = Annotated[str, typer.Option(help="Last session date, included: 2012-06-21.")]
 TestFrom = Annotated[str | None, typer.Option(help="First session date of the test blocks; without it the last three tenths are the test.")]
+Again = Annotated[bool, typer.Option("--again", help="Do what was done before too: it mends a store that has lost or damaged rows.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else.")]
 
 

@@ -26,7 +26,7 @@ from tests.processes import ROOT
 RANGE = {"symbols": ["AAPL"], "start": "2012-06-21", "end": "2012-06-21"}
 FLOWS = {
     "backfill": BackfillParameters,
-    "data_prep": parameters.RangeParameters,
+    "data_prep": parameters.DataPrepParameters,
     "ingest": IngestParameters,
     "nightly_retrain": NightlyParameters,
     "predict": PredictParameters,

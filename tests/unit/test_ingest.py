@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from cift_models.errors import Conflict, EmptyRange, FeedError, InputError, UnknownSymbol
-from cift_models.events import BOOK, Events
+from cift_models.events import BOOK, HALT, Events
 from cift_models.feeds import read
 from cift_models.feeds.canonical import tables_of_events
 from cift_models.feeds.day import FeedDay
-from cift_models.feeds.quality import check_tables
+from cift_models.feeds.quality import Checked, check_tables
 from cift_models.files import sha256_file
-from cift_models.instruments import SECOND, Instrument, stretch
+from cift_models.instruments import SECOND, Instrument, Session, Universe, stretch
 from cift_models.settings import get_settings
 from cift_models.stores.ticks import open_ticks
 from flows.ingest import ingest
@@ -92,6 +92,30 @@ def test_nothing_is_cleaned_away_while_files_are_ingested(files: list[Path], mon
 
     monkeypatch.setattr("flows.ingest.ingest_all", clean)
     assert ingest.fn(IngestParameters(feed="lobster", files=[str(files[0])])) == ["tried"]
+
+
+def test_again_reads_a_file_that_was_stored_before(files: list[Path], home: Path) -> None:
+    first = ingest_file("lobster", files[0], {})
+    before = lake(home)
+    data = home / "lake/trades/TEST/20120620/data.parquet"
+    data.write_bytes(b"damaged")
+    assert ingest_file("lobster", files[0], {}).again  # the manifests stand: who only asks for them cannot see it
+    done = ingest_file("lobster", files[0], {}, again=True)
+    assert not done.again and done.stored == first.stored and lake(home) == before
+
+
+def test_a_table_that_a_file_no_longer_has_is_left_behind(home: Path) -> None:
+    """Sent again without its status: the session is whole, though the old table still lies there."""
+    ticks = open_ticks(get_settings())
+    session = Session(20231114, 1_000, 2_000)
+    events = Events.empty(3, 1)
+    events.ts[:], events.sequence[:], events.kind[:] = [1_100, 1_200, 1_300], [0, 1, 2], [BOOK, HALT, BOOK]
+    instrument = Instrument("A", 100, 1, 1, "shares", 0.0, "simulated", 1)
+    ticks.write_events(instrument, session, events, {"feed": "first"})
+    tables = {name: frame for name, frame in tables_of_events(events).items() if name != "status"}
+    again = FeedDay(instrument, session, tables, {"feed": "second"})
+    ticks.write_day(again, {name: Checked(frame, frame.clear(), {}) for name, frame in tables.items()})
+    assert ticks.events(Universe((instrument,)), session).kind.tolist() == [BOOK, BOOK]
 
 
 def test_any_order_and_any_number_of_workers_give_the_same_bytes(
