@@ -31,12 +31,13 @@ from cift_models.stores.questdb_rows import (
     lines_of,
     version_of,
 )
-from cift_models.stores.questdb_send import BATCH_BYTES, Courier, Couriers, ahead, log_states, until_visible
+from cift_models.stores.questdb_send import BATCH_BYTES, Courier, Couriers, log_states, until_visible
 from cift_models.stores.questdb_tables import INSTRUMENTS_TABLE, PARTITIONS, QUARANTINE, compare
 from cift_models.stores.questdb_tables import migrate as migrate_tables
 from cift_models.stores.ticks import Key, TickStore
 
 if TYPE_CHECKING:
+    import pandas
     import polars
 
     from cift_models.settings import Settings
@@ -197,30 +198,14 @@ class QuestDBPartitions:
         layout, frame = new.layout, new.frame
         step = max(1, BATCH_BYTES // layout.row_bytes)
         batches = (layout.outgoing(frame.slice(at, step), new.key.symbol, new.version, at) for at in range(0, len(frame), step))
-        for batch in ahead(batches):
-            courier.frame(layout.table.name, batch, ("symbol",), layout.table.time)
+        courier.frames(layout.table.name, batches, ("symbol",), layout.table.time)
 
     def _send_lines(self, courier: Courier, new: _New) -> None:
         """The quarantined rows."""
-        import numpy as np
-        import pandas as pd
-
-        if new.lines is None:
-            return
-        version, step = version_of(new.content["quarantined"]["sha256"]), 50_000
-        for first in range(0, len(new.lines), step):
-            part = new.lines[first : first + step]
-            n = len(part)
-            batch = {
-                "at": np.full(n, new.at).view("datetime64[ns]"),
-                "table": [new.key.table] * n,
-                "symbol": [new.key.symbol] * n,
-                "version": np.full(n, version),
-                "row": np.arange(first, first + n),
-                "reason": part["reason"].to_list(),
-                "json": part["json"].to_list(),
-            }
-            courier.frame(QUARANTINE, pd.DataFrame(batch), ("table", "symbol", "reason"), "at")
+        if new.lines is not None:
+            step = 50_000
+            batches = (_outgoing_lines(new, new.lines[first : first + step], first) for first in range(0, len(new.lines), step))
+            courier.frames(QUARANTINE, batches, ("table", "symbol", "reason"), "at")
 
     def _make_sure(self, new: _New) -> None:
         """Wait until all rows can be read, and look at them: nothing is committed that is not there as it was sent. Raises Vanished."""
@@ -318,6 +303,24 @@ def _prepared(key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame |
     manifest = canonical_json(whole)
     ref = PartitionRef(key=path, sha256=sha256_bytes(manifest), table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
     return _New(key, at, ref, whole, manifest, layout, frame, lines)
+
+
+def _outgoing_lines(new: _New, part: polars.DataFrame, first: int) -> pandas.DataFrame:
+    """Some quarantined rows as the client takes them, numbered from `first`."""
+    import numpy as np
+    import pandas as pd
+
+    n = len(part)
+    columns = {
+        "at": np.full(n, new.at).view("datetime64[ns]"),
+        "table": [new.key.table] * n,
+        "symbol": [new.key.symbol] * n,
+        "version": np.full(n, version_of(new.content["quarantined"]["sha256"])),
+        "row": np.arange(first, first + n),
+        "reason": part["reason"].to_list(),
+        "json": part["json"].to_list(),
+    }
+    return pd.DataFrame(columns)
 
 
 class QuestDBTicks(TickStore):

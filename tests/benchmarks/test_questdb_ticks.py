@@ -67,6 +67,13 @@ def test_ingest_and_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
         print(f"  it reads at {median['GET and polars'] / median['store: read']:.2f} of a bare read of the same rows")
 
 
+def plain(courier: Courier, table: str, parts: list[Any]) -> None:
+    """The client as its manual has it: fill and flush, batch by batch."""
+    for part in parts:
+        courier._sender.dataframe(part, table_name=table, symbols=["symbol"], at="ts_recv")
+        courier._sender.flush()
+
+
 def measure(name: str, table: Table, frame: pl.DataFrame, place: OnQuestDB) -> dict[str, list[float]]:
     """Seconds of each part, by round. The client's table has the rows' own columns and none of ours."""
     http = place.ticks.http
@@ -85,7 +92,7 @@ def measure(name: str, table: Table, frame: pl.DataFrame, place: OnQuestDB) -> d
         own = f"own_{k}"
         how = "TIMESTAMP(ts_recv) PARTITION BY DAY WAL DEDUP UPSERT KEYS(ts_recv, symbol, sequence)"
         http.do(f"CREATE TABLE {own} ({columns}, symbol SYMBOL) {how}")
-        acknowledged = timed(lambda own=own: [courier.frame(own, part, ("symbol",), "ts_recv") for part in pandas])
+        acknowledged = timed(lambda own=own: plain(courier, own, pandas))
         visible = acknowledged + timed(lambda own=own: until_visible(http, (own,)))
         http.do(f"DROP TABLE {own}")
         place.fresh()

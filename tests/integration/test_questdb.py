@@ -183,7 +183,7 @@ def test_damage_is_found_and_writing_again_mends_it(partitions: QuestDBPartition
         settled(ticks, statement)
         with pytest.raises(StoreError, match=f"lake/trades/A/20231114 is damaged: {what}") as caught:
             ticks.read(ref)
-        assert "Ingest it again" in caught.value.hint
+        assert "cift ingest --again" in caught.value.hint
         assert write() == ref and ticks.read(ref).equals(frame), statement
     for statement in (
         "UPDATE quarantine SET json = '{}' WHERE \"row\" = 3",
@@ -319,22 +319,25 @@ def test_a_table_that_is_made_anew_under_an_open_connection_loses_nothing(place:
 
 def test_what_is_stored_otherwise_than_it_was_sent_is_sent_again(partitions: QuestDBPartitions, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a server does whose disk was full: every number of rows is right, and a page of one column is zeros."""
-    true, sent = Courier.frame, []
+    true, sent = Courier.frames, []
     rng = np.random.default_rng(0)
     book = random_rows(TICK_TABLES["book"].with_levels(2), 30, rng)
     for column in ("ts_event", "price", "hidden", "bid_sz", "json"):
 
-        def wrong(self: Courier, table: str, rows: Any, *how: Any, column: str = column) -> None:
-            if column in rows and len(sent) == 0:
-                rows = rows.copy()
-                zero = {"bid_sz": np.zeros(2), "json": "{}", "hidden": True}.get(column, 0)
-                rows[column] = [zero if i < 5 else cell for i, cell in enumerate(rows[column])]
-                rows = rows.astype({"ts_event": "datetime64[ns]"} if "ts_event" in rows else {})
-            sent.append(table)
-            true(self, table, rows, *how)
+        def wrong(self: Courier, table: str, batches: Iterator[Any], *how: Any, column: str = column) -> None:
+            def spoilt() -> Iterator[Any]:
+                for rows in batches:
+                    if column in rows and len(sent) == 0:
+                        zero = {"bid_sz": np.zeros(2), "json": "{}", "hidden": True}.get(column, 0)
+                        rows = rows.assign(**{column: [zero if i < 5 else cell for i, cell in enumerate(rows[column])]})
+                        rows = rows.astype({"ts_event": "datetime64[ns]"} if "ts_event" in rows else {})
+                    sent.append(table)
+                    yield rows
+
+            true(self, table, spoilt(), *how)
 
         sent.clear()
-        monkeypatch.setattr(Courier, "frame", wrong)
+        monkeypatch.setattr(Courier, "frames", wrong)
         frame, name = (book, "book") if column == "bid_sz" else (some_trades(40 if column != "json" else 0), "trades")
         table = TICK_TABLES["book"].with_levels(2) if name == "book" else TRADES
         kept = some_trades(6).with_columns(reason=pl.lit("crossed")) if column == "json" else None
@@ -403,5 +406,5 @@ def test_many_manifests_are_one_question(ticks: QuestDBTicks, monkeypatch: pytes
     assert len(asked) == 2  # what is there, and its manifests
     assert ticks.sessions(universe.symbols) == (SESSION,) and len(ticks.partitions("book")) == 3
     assert len(ticks.event_partitions(universe, SESSION)) == 9
-    # universe and partitions one each, sessions one and one a table to know the symbols, events one a symbol
-    assert sum("manifest" in sql for sql in asked) == 1 + 1 + (1 + 3) + 3
+    # universe, sessions and partitions one each, events one a symbol
+    assert sum("manifest" in sql for sql in asked) == 3 + 3

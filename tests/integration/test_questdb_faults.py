@@ -133,16 +133,16 @@ def test_a_server_that_goes_away_in_mid_write_leaves_nothing_that_can_be_read(
     frame = some_trades(20_000)
     partitions = through(between.port, timeout_s=0.5, read_patience_s=0.5, write_patience_s=0.5)
     sent = 0
-    true_frame = Courier.frame
+    true_deliver = Courier._deliver
 
     def counted(self: Courier, *a: object) -> None:
         nonlocal sent
-        true_frame(self, *a)  # type: ignore[arg-type]
+        true_deliver(self, *a)  # type: ignore[arg-type]
         sent += 1
         if sent == 3:
             between.refuse()
 
-    monkeypatch.setattr(Courier, "frame", counted)
+    monkeypatch.setattr(Courier, "_deliver", counted)
     with pytest.raises(StoreUnavailable):
         put(partitions, frame)
     reader = QuestDBPartitions(ticks.http)
@@ -176,16 +176,16 @@ def test_a_server_that_is_killed_in_mid_write_comes_back_and_nothing_is_lost_or_
     wrong: list[BaseException] = []
     reached = threading.Event()
     sent = 0
-    true_frame = Courier.frame
+    true_deliver = Courier._deliver
 
     def counted(self: Courier, *a: object) -> None:
         nonlocal sent
-        true_frame(self, *a)  # type: ignore[arg-type]
+        true_deliver(self, *a)  # type: ignore[arg-type]
         sent += 1
         if sent == 5:
             reached.set()
 
-    monkeypatch.setattr(Courier, "frame", counted)
+    monkeypatch.setattr(Courier, "_deliver", counted)
 
     def write() -> None:
         try:
@@ -240,16 +240,16 @@ INSTRUMENT = Instrument("A", 1, 1, 1, "shares", 0.0, "simulated", 1).as_json()
 @pytest.mark.parametrize(
     ("owner", "method", "nth", "when", "rewrites"),
     [
-        ("courier", "frame", 1, "before", False),
-        ("courier", "frame", 1, "after", False),
-        ("courier", "frame", 4, "after", False),
+        ("courier", "_deliver", 1, "before", False),
+        ("courier", "_deliver", 1, "after", False),
+        ("courier", "_deliver", 4, "after", False),
         ("partitions", "_send_rows", 1, "after", False),
         ("partitions", "_send_lines", 1, "after", False),
         ("partitions", "_make_sure", 1, "after", False),
         ("partitions", "_send_instrument", 1, "after", False),
         ("courier", "row", 2, "after", False),
         ("partitions", "_commit", 1, "after", False),
-        ("courier", "frame", 4, "after", True),
+        ("courier", "_deliver", 4, "after", True),
         ("partitions", "_make_sure", 1, "after", True),
         ("courier", "row", 2, "after", True),
     ],
@@ -502,5 +502,5 @@ def test_a_write_holds_one_batch_however_often_it_is_sent(ticks: QuestDBTicks, b
     assert done.returncode == 0, done.stderr
     before, after, frame = (int(word) for word in done.stdout.split())
     assert between.cuts == 4 and rows_in(ticks, "book") == 251_000
-    # Arrays of 16 MB, their serialised batch of about as much again, twice where the buffer grows; the frame alone is 66 MB.
+    # A batch's arrays and two batches as they are sent, each of which may have grown by doubling; the frame alone is 66 MB.
     assert frame > 60_000 and after - before < 100_000, (before, after, frame)

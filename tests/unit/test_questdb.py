@@ -16,6 +16,7 @@ from cift_models.settings import get_settings
 from cift_models.stores.questdb import QuestDBTicks, lacks
 from cift_models.stores.questdb_http import Http, insist
 from cift_models.stores.questdb_rows import Layout, digest_of, frame_of_lines, layout_of, lines_of, version_of
+from cift_models.stores.questdb_send import Courier
 from cift_models.stores.questdb_tables import compare, definitions, migrate
 from cift_models.stores.ticks import ParquetTicks, open_ticks
 
@@ -200,6 +201,13 @@ def test_patience_ends_and_only_silence_is_met_with_it() -> None:
     with pytest.raises(StoreError):
         insist(refusing, 5.0)
     assert len(refused) == 1
+
+
+def test_couriers_ask_the_server_nothing_and_warn_of_nothing() -> None:
+    for _ in range(50):
+        Courier(Http("http://127.0.0.1:1", write_patience_s=0.0)).close()
+    with pytest.raises(StoreUnavailable, match=r"QuestDB at 127\.0\.0\.1:1 does not answer"):
+        Courier(Http("http://127.0.0.1:1", write_patience_s=0.0)).row("trades", {}, {"row": 1}, 0)
 
 
 def old_server(*unknown: str):
