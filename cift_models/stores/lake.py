@@ -10,6 +10,7 @@ import fcntl
 import io
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def write_partition(home: Path, key: str, files: Mapping[str, bytes], facts: Map
         key = f"{key}/{sha256[:16]}"
     ref = PartitionRef(key=key, sha256=sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
     folder = safe_join(home, key)
-    with locked(folder):
+    with _writing(home, key), locked(folder):
         _sweep(folder)
         place = folder / MANIFEST
         if place.exists():
@@ -80,6 +81,20 @@ def write_partition(home: Path, key: str, files: Mapping[str, bytes], facts: Map
                 old.unlink()
         write_atomic(place, manifest)
     return ref
+
+
+@contextmanager
+def _writing(home: Path, key: str) -> Iterator[None]:
+    """Turn what a disk answers that is full, read-only or another's into words. What was there before is whole or absent."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(home).free if home.exists() else 0
+        raise StoreError(
+            f"{key} cannot be written below {home}: {error.strerror or error} ({free / 1e9:.1f} GB free).",
+            hint="Make room (`cift clean` does), or set CIFT_HOME to a folder that can be written; then run it again.",
+            key=key,
+        ) from error
 
 
 def _sweep(folder: Path) -> None:

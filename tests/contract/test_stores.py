@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -747,3 +748,23 @@ def test_only_releases_have_a_manifest_json() -> None:
 
 def test_book_columns_are_the_canonical_ones() -> None:
     assert tuple(tables_of_events(some_events())["book"].columns) == BOOK_TABLE.with_levels(2).names
+
+
+def test_a_disk_that_takes_no_more_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    ticks = ParquetTicks(tmp_path)
+    instrument = toy_universe(1).instruments[0]
+    refs = ticks.write_events(instrument, SESSION, some_events(), {"feed": "test"})
+    wide, tomorrow = some_events(900), Session(SESSION.day + 1, SESSION.open, SESSION.close)
+    wide.bid_sz[:], wide.ask_sz[:] = np.random.default_rng(0).integers(1, 2**50, (2, 900, 2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8_192, hard))  # what a full disk answers, without one
+    try:
+        with pytest.raises(StoreError, match=r"lake/book/S0/\d+ cannot be written below .*: File too large"):
+            ticks.write_events(instrument, tomorrow, wide, {"feed": "test"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [ticks.read(ref).height for ref in refs] == [ref.rows for ref in refs]
+    with pytest.raises(StoreError, match="half written: book missing"):
+        ticks.events(Universe((instrument,)), tomorrow)
+    ticks.write_events(instrument, tomorrow, wide, {"feed": "test"})
+    assert len(ticks.events(Universe((instrument,)), tomorrow)) == 900
