@@ -7,11 +7,12 @@ manifest finds the rows that it means, whatever another writer does meanwhile: a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
 
 SLICE_BYTES = 64 * 2**20
 """About what one answer of the server holds, unpacked: a day is read in several, so that none has to wait for all of it."""
+
+
+STORED = "manifest, sha256, written::long written"
+"""Columns of a _Stored."""
 
 
 class Vanished(StoreError):
@@ -79,17 +84,17 @@ class QuestDBPartitions:
         for name, values in (("table", {key.table for key in keys}), ("symbol", {key.symbol for key in keys})):
             if len(values) <= 100:  # more would make the URL too long; what comes too many is left lying
                 where += f' and "{name}" in ({", ".join(literal(value) for value in sorted(values))})'
-        sql = f'select "table", symbol, "day", part, manifest, sha256 from "{PARTITIONS}" where {where}'
-        stored: dict[Key, list[tuple[bytes, str]]] = {}
-        for table, symbol, day, part, manifest, sha256 in self._http.rows(sql):
-            stored.setdefault(Key(table, symbol, day, part), []).append((manifest.encode(), sha256))
+        sql = f'select "table", symbol, "day", part, {STORED} from "{PARTITIONS}" where {where}'
+        stored: dict[Key, list[_Stored]] = {}
+        for *key, manifest, sha256, written in self._http.rows(sql):
+            stored.setdefault(Key(*key), []).append(_Stored(manifest.encode(), sha256, written))
         return [self._read(path, _only(path, stored.get(key, []))) for path, key in zip(paths, keys, strict=True)]
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
         new = _prepared(key, frame, quarantined, facts)
         self._look_before_writing(key.table)
         before = self._stored(key)
-        if before == (new.manifest, new.ref.sha256) and self._is_whole(new):
+        if before is not None and before.says(new) and self._is_whole(new):
             return new.ref
         try:
             self._send(new, before)
@@ -137,25 +142,24 @@ class QuestDBPartitions:
             raise damaged(ref.key, f"{len(lines):,} of {kept['rows']:,} quarantined rows came back, or others")
         return frame_of_lines(lines, {name: getattr(pl, dtype) for name, dtype in kept["columns"]})
 
-    def _stored(self, key: Key) -> tuple[bytes, str] | None:
-        """The manifest of a key and the sha256 beside it; None where there is none."""
+    def _stored(self, key: Key) -> _Stored | None:
+        """The manifest of a key, as it lies there; None where there is none."""
         path, where = key.path, f"at = {instant(_midnight(key))}"
         for name, value in (("table", key.table), ("symbol", key.symbol), ("part", key.part)):
             where += f' and "{name}" = {literal(value)}'
-        found = self._http.rows(f'select manifest, sha256 from "{PARTITIONS}" where {where}')
-        return _only(path, [(manifest.encode(), sha256) for manifest, sha256 in found])
+        found = self._http.rows(f'select {STORED} from "{PARTITIONS}" where {where}')
+        return _only(path, [_Stored(manifest.encode(), sha256, written) for manifest, sha256, written in found])
 
     @staticmethod
-    def _read(path: str, stored: tuple[bytes, str] | None) -> tuple[PartitionRef, dict[str, Any]]:
+    def _read(path: str, stored: _Stored | None) -> tuple[PartitionRef, dict[str, Any]]:
         """What a manifest says, verified. Raises NotStored, StoreError (damaged)."""
         if stored is None:
             raise NotStored(f"No partition {path}.", hint="Ingest it, or look at what is stored with `cift status`.", key=path)
-        data, sha256 = stored
         try:
-            if sha256_bytes(data) != sha256:
+            if sha256_bytes(stored.manifest) != stored.sha256:
                 raise ValueError("its sha256 is another")
-            facts = orjson.loads(data)
-            ref = PartitionRef(key=path, sha256=sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
+            facts = orjson.loads(stored.manifest)
+            ref = PartitionRef(key=path, sha256=stored.sha256, table=facts["table"], rows=facts["rows"], schema_hash=facts["schema_hash"])
             facts["content"]["sha256"]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"The manifest of {path} is damaged: {error}.", hint="`cift ingest --again` mends it.", key=path) from error
@@ -185,7 +189,7 @@ class QuestDBPartitions:
         for state in log_states(self._http, (table, QUARANTINE, INSTRUMENTS_TABLE, PARTITIONS)).values():
             state.refuse_suspended(self._http)
 
-    def _send(self, new: _New, before: tuple[bytes, str] | None) -> None:
+    def _send(self, new: _New, before: _Stored | None) -> None:
         """Everything of a partition, what makes it exist last. Raises Vanished."""
         with self._couriers.one() as courier:
             self._send_rows(courier, new)
@@ -237,20 +241,31 @@ class QuestDBPartitions:
         symbols = {name: str(said[name]) for name, kind in kinds.items() if kind == "SYMBOL"}
         courier.row(INSTRUMENTS_TABLE, symbols, {name: said[name] for name in kinds if name not in symbols}, new.at)
 
-    def _commit(self, courier: Courier, new: _New, before: tuple[bytes, str] | None) -> None:
+    def _commit(self, courier: Courier, new: _New, before: _Stored | None) -> None:
         """Write the one row that makes the partition exist, and wait until it can be read. Raises Vanished."""
         key, ref = new.key, new.ref
         symbols = {"table": key.table, "symbol": key.symbol, "part": key.part}
         columns = {"day": key.day, "rows": ref.rows, "version": new.version, "sha256": ref.sha256, "manifest": new.manifest.decode()}
-        courier.row(PARTITIONS, symbols, columns, new.at)
+        courier.row(PARTITIONS, symbols, columns, new.at, {"written": time.time_ns()})
         until_visible(self._http, (INSTRUMENTS_TABLE, PARTITIONS))
-        found, ours = self._stored(key), (new.manifest, ref.sha256)
-        # Another one than before and than ours is that of a second writer, who came right behind.
-        if found is None or (found == before and found != ours):
+        # Anything but what was there before is ours, or that of a second writer who came right behind.
+        if self._stored(key) == before:
             raise Vanished(
                 f"{key.path}: its manifest was acknowledged and is not there.",
                 hint=f"Was the table {PARTITIONS} dropped just now? Run the same again.",
             )
+
+
+class _Stored(NamedTuple):
+    """A manifest as it lies in the table: its bytes, what the column beside it says of them, and when it was written (ns UTC)."""
+
+    manifest: bytes
+    sha256: str
+    written: int
+
+    def says(self, new: _New) -> bool:
+        """Whether it is what a write would write."""
+        return (self.manifest, self.sha256) == (new.manifest, new.ref.sha256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,7 +400,7 @@ def lacks(http: Http) -> list[str]:
     return out
 
 
-def _only(path: str, found: list[tuple[bytes, str]]) -> tuple[bytes, str] | None:
+def _only(path: str, found: list[_Stored]) -> _Stored | None:
     """The one manifest of a key. Raises StoreError where there are more."""
     if len(found) > 1:
         raise damaged(path, f"{len(found)} manifests are stored under its key")

@@ -7,9 +7,10 @@ the log or not. So each is sent until one comes (the tables deduplicate), and `u
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cift_models.errors import StoreError, StoreUnavailable
@@ -96,10 +97,13 @@ class Courier:
                 following = aside.submit(written, number)
                 self._deliver(page)
 
-    def row(self, table: str, symbols: dict[str, str], columns: dict[str, Any], at: int) -> None:
-        """Send one row, as `frames` does; `at` in ns."""
+    def row(
+        self, table: str, symbols: dict[str, str], columns: dict[str, Any], at: int, instants: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """Send one row, as `frames` does; `at` and `instants` in ns UTC."""
         page = self._sender.new_buffer()
-        page.row(table, symbols=symbols, columns=columns, at=self._client.TimestampNanos(at))
+        more = {name: self._client.TimestampNanos(ns) for name, ns in instants.items()}
+        page.row(table, symbols=symbols, columns=columns | more, at=self._client.TimestampNanos(at))
         self._deliver(page)
 
     def _deliver(self, page: Any) -> None:

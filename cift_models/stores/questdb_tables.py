@@ -16,7 +16,10 @@ from cift_models.schema import INSTRUMENTS, TICK_TABLES
 from cift_models.stores.questdb_http import Http, literal
 
 PARTITIONS = "partitions"
-"""One row a partition, written last: what makes it exist. `at` is the midnight of its day (UTC), so that a later row replaces it."""
+"""One row a partition, written last: what makes it exist. `at` is the midnight of its day (UTC), so that a later row replaces it.
+
+`written` says when, so that a row that came is told from an equal one that was there.
+"""
 QUARANTINE = "quarantine"
 """Rows that quality kept apart, each as JSON: their times may be wild, so `at` is the midnight of their partition's day."""
 INSTRUMENTS_TABLE = "instruments"
@@ -55,7 +58,7 @@ def definitions() -> tuple[Definition, ...]:
             PARTITIONS,
             at
             | {"table": "SYMBOL", "symbol": "SYMBOL", "day": "INT", "part": "SYMBOL", "rows": "LONG"}
-            | {"version": "LONG", "sha256": "STRING", "manifest": "STRING"},
+            | {"version": "LONG", "sha256": "STRING", "manifest": "STRING", "written": "TIMESTAMP_NS"},
             "at",
             "MONTH",
             ("at", "table", "symbol", "part"),

@@ -259,6 +259,26 @@ def test_two_writers_of_one_partition_leave_one_whole(place: OnQuestDB) -> None:
     assert ticks.http.rows("select count() from trades") == [[6_000]]
 
 
+def test_a_writer_who_is_overtaken_by_what_was_there_before_has_lost_nothing(
+    partitions: QuestDBPartitions, ticks: QuestDBTicks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = some_trades(seed=1), some_trades(seed=2)
+    first = put(partitions, old)
+    wait, committed = questdb.until_visible, []
+
+    def overtaken(http: Http, tables: Any) -> None:
+        wait(http, tables)
+        if "partitions" in tables:
+            committed.append(1)
+            if len(committed) == 1:
+                put(QuestDBPartitions(ticks.http), old)
+
+    monkeypatch.setattr(questdb, "until_visible", overtaken)
+    put(partitions, new)
+    assert len(committed) == 2  # one each: nothing was sent twice
+    assert partitions.manifest(KEY)[0] == first and got(partitions).equals(old)
+
+
 def test_what_is_written_can_be_read_at_once(place: OnQuestDB) -> None:
     """An acknowledgement is no visibility: each write is read back on the spot, by another client."""
     ticks = place.fresh()
