@@ -384,7 +384,7 @@ def test_what_is_missing_is_named_with_what_makes_it(clickhouse_server: ClickHou
     sql(clickhouse_server, name, f"DROP TABLE {features_table(clickhouse_server, name)}")
     with pytest.raises(StoreError, match=r"has no table features_\w{16}") as caught:
         get(store, panel, ref)
-    assert "Build the features again" in caught.value.hint
+    assert "cift data-prep ... --again" in caught.value.hint
     assert put(store, panel) == ref and same(get(store, panel, ref), panel)
     sql(clickhouse_server, name, "DROP TABLE partitions")
     with pytest.raises(StoreError, match="has no table partitions") as caught:

@@ -123,12 +123,17 @@ def test_the_futures_markets_come_back_to_the_byte_too(tmp_path, market: str, na
 
 def test_over_midnight_there_are_two_files_that_chain_and_the_second_stands_alone(tmp_path):
     class Slower(InStep):
-        """In step, and behind midnight slow enough for a question to be answered before everything is over."""
+        """In step, and behind midnight it waits for the answer to the question of the new day, however slow the machine is."""
+
+        waits = 0
 
         async def __call__(self, line: Line) -> None:
             await super().__call__(line)
             if line.time >= 1_723_161_600 * SECOND:
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.001)
+                while self.waits < 5_000 and self.client is not None and self.client.counts.snapshots < 2:
+                    self.waits += 1
+                    await asyncio.sleep(0.002)
 
     day, gate = recorded("spot_ethusdt_20240808"), Slower()
     (night,) = slices(tmp_path, 8, ("spot_ethusdt_20240809",))
