@@ -26,6 +26,7 @@ from cift_models.feeds.lobster import NAME, read_lobster
 from cift_models.feeds.quality import check_day
 from cift_models.instruments import Session, Universe
 from cift_models.stores import lake
+from cift_models.stores.packed_book import pack, unpack
 from cift_models.stores.ticks import ParquetTicks
 from tests.lobster_slice import lobster_zip
 
@@ -154,14 +155,19 @@ def test_parquet(book: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixtu
         pq.write_table(arrow, buffer, compression="zstd", compression_level=3)
         return buffer.getvalue()
 
-    ours, theirs, arrows = lake.to_parquet(book), polars_write(), arrow_write()
+    def our_write() -> bytes:
+        packed = pack(book)
+        assert packed is not None
+        return lake.to_parquet(packed)
+
+    ours, theirs, arrows = our_write(), polars_write(), arrow_write()
     n = len(book)
-    race(capsys, "Parquet write, 5 levels", n, lambda: lake.to_parquet(book), {"polars float64": polars_write, "pyarrow": arrow_write})
+    race(capsys, "Parquet write, 5 levels", n, our_write, {"polars float64": polars_write, "pyarrow": arrow_write})
     race(
         capsys,
         "Parquet read, 5 levels",
         n,
-        lambda: pl.read_parquet(io.BytesIO(ours)),
+        lambda: unpack(pl.read_parquet(io.BytesIO(ours))),
         {"polars float64": lambda: pl.read_parquet(io.BytesIO(theirs)), "pyarrow": lambda: pq.read_table(io.BytesIO(arrows))},
     )
     with capsys.disabled():
