@@ -124,6 +124,26 @@ def set_level(key: NDArray[np.int32], size: NDArray[np.int64], used: int, k: int
 
 
 @njit(cache=True, nogil=True)
+def write_best(
+    key: NDArray[np.int32], size: NDArray[np.int64], bids: int, asks: int, px: NDArray[np.int32], sz: NDArray[np.int64], row: int
+) -> None:
+    """Write the best L levels of both sides of a book that uses so many slots to column `row` of px, sz [2, L, m]. O(L + empty slots)."""
+    levels = px.shape[1]
+    for side in range(2):
+        sign, place = 1 - 2 * side, (asks if side else bids) - 1
+        level = 0
+        while level < levels and place >= 0:
+            if size[side, place]:
+                px[side, level, row] = sign * key[side, place]
+                sz[side, level, row] = size[side, place]
+                level += 1
+            place -= 1
+        for none in range(level, levels):
+            px[side, none, row] = EMPTY_ASK if side else EMPTY_BID
+            sz[side, none, row] = 0
+
+
+@njit(cache=True, nogil=True)
 def fold(
     key: NDArray[np.int32],
     size: NDArray[np.int64],
@@ -150,7 +170,7 @@ def fold(
     px int32[2, L, m], sz int64[2, L, m]  the best L levels after each message go to columns row, row + 1, ...; ticks, EMPTY_BID, EMPTY_ASK
     Stops before a message that does not follow, or for which the book has no room (L2Book.reserve). O(changes log levels + rows L).
     """
-    levels, room = px.shape[1], key.shape[1]
+    room = key.shape[1]
     bid_key, bid_size, ask_key, ask_size = key[0], size[0], key[1], size[1]
     bids, asks = used[0], used[1]
     near_bid, near_ask = bids, asks
@@ -161,18 +181,7 @@ def fold(
             bids, near_bid = set_level(bid_key, bid_size, bids, ticks[c], lots[c], near_bid)
         for c in range(middle[i], end[i]):
             asks, near_ask = set_level(ask_key, ask_size, asks, -ticks[c], lots[c], near_ask)
-        for side in range(2):
-            sign, place = 1 - 2 * side, (asks if side else bids) - 1
-            level = 0
-            while level < levels and place >= 0:
-                if size[side, place]:
-                    px[side, level, row] = sign * key[side, place]
-                    sz[side, level, row] = size[side, place]
-                    level += 1
-                place -= 1
-            for none in range(level, levels):
-                px[side, none, row] = EMPTY_ASK if side else EMPTY_BID
-                sz[side, none, row] = 0
+        write_best(key, size, bids, asks, px, sz, row)
         row += 1
         i += 1
     used[0], used[1] = bids, asks

@@ -15,8 +15,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cift_models.errors import DataError, SchemaMismatch
-from cift_models.events import EMPTY_ASK, EMPTY_BID
-from cift_models.feeds.l2_book import L2Book, find, set_level
+from cift_models.events import EMPTY_ASK
+from cift_models.feeds.l2_book import L2Book, find, set_level, write_best
 from cift_models.schema import BOOK
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _fold(
     order_id, ticks, lots, side, resting, key, size, used, refused, ev_action, ev_order_id, ev_side, ev_ticks, ev_lots, first, px, sz,
 ):  # fmt: skip
     """Messages first.. until one that the tables have no room for (returned, not applied) or the end; and how many orders rest."""
-    levels, room, mask, shift = px.shape[1], key.shape[1], len(side) - 1, _shift(len(side))
+    room, mask, shift = key.shape[1], len(side) - 1, _shift(len(side))
     for i in range(first, len(ev_action)):
         action, which = ev_action[i], ev_order_id[i]
         if 2 * (resting + 1) > len(side) or max(used[0], used[1]) >= room:
@@ -236,15 +236,5 @@ def _fold(
                 if lots[at] == 0:
                     _remove(order_id, ticks, lots, side, mask, shift, at)
                     resting -= 1
-        for row in range(2):
-            sign, place, level = 1 - 2 * row, used[row] - 1, 0
-            while level < levels and place >= 0:
-                if size[row, place]:
-                    px[row, level, i] = sign * key[row, place]
-                    sz[row, level, i] = size[row, place]
-                    level += 1
-                place -= 1
-            for none in range(level, levels):
-                px[row, none, i] = EMPTY_ASK if row else EMPTY_BID
-                sz[row, none, i] = 0
+        write_best(key, size, used[0], used[1], px, sz, i)
     return len(ev_action), resting
