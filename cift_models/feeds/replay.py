@@ -64,7 +64,8 @@ def disagreements(
         wrong = False
         for better in (1, -1):
             old_px, old_sz = (bid_px, bid_sz) if better == 1 else (ask_px, ask_sz)
-            px[:], sz[:] = old_px[i - 1], old_sz[i - 1]
+            for k in range(levels):
+                px[k], sz[k] = old_px[i - 1, k], old_sz[i - 1, k]
             known = levels
             if direction[i] == better and action[i] <= 4:
                 change = size[i] if action[i] == 1 else -size[i]
