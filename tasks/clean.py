@@ -1,13 +1,18 @@
-"""What no kept release needs: which folders those are, and their removal."""
+"""What no kept release needs: which folders those are, what lies on servers and is in nobody's use, and their removal."""
 
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import orjson
 
+from cift_models.settings import get_settings
+from cift_models.stores.features import open_features
+from cift_models.stores.leftovers import KeepsLeftovers, Leftover
 from cift_models.stores.releases import Releases
+from cift_models.stores.ticks import open_ticks
 from tasks.runs import all_runs, alone
 from tasks.step import RECORD
 
@@ -42,6 +47,36 @@ def unneeded(home: Path, keep: int) -> dict[str, dict[Path, int]]:
     found["features"] = [p for p in _folders(home / "features", 4) if str(p.relative_to(home)) not in features]
     found["work"] = _folders(home / "work", 1)
     return {kind: {path: _bytes(path) for path in paths} for kind, paths in found.items()}
+
+
+def server_leftovers(home: Path, keep: int, orphans: bool = False, removing: bool = False) -> dict[str, list[Leftover]]:
+    """What lies on the servers that the settings name and is in nobody's use, by server; with `removing` it goes, but for what `stays`.
+
+    Of features, the sessions that only runs of this home without a kept release refer to. A server may serve other homes too: sessions that
+    no run of this one knows are theirs, unless `orphans` says that there are none. Raises Conflict while a run is going on.
+    """
+    settings = get_settings()
+    ticks, features = open_ticks(settings), open_features(settings)
+    found: dict[str, list[Leftover]] = {}
+    with alone() if removing else nullcontext():
+        if isinstance(ticks, KeepsLeftovers):
+            found["QuestDB"] = ticks.leftovers(remove=removing)
+        if isinstance(features, KeepsLeftovers):
+            known, kept = _sessions_of_steps(home, keep)
+            gone = set(features.session_keys()) if orphans else known
+            found["ClickHouse"] = features.leftovers(gone - kept, remove=removing)
+    return found
+
+
+def _sessions_of_steps(home: Path, keep: int) -> tuple[set[str], set[str]]:
+    """Keys of the features that steps of this home wrote: of all, and of those that are kept."""
+    releases = kept_releases(home, keep)
+    kept = {key for run in all_runs() if run.release in releases for key in run.steps}
+    known = {path: _features_of(path) for path in _folders(home / "steps" / "features", 1)}
+    return (
+        {key for key in known.values() if key is not None},
+        {key for path, key in known.items() if key is not None and str(path.relative_to(home)) in kept},
+    )
 
 
 def remove(home: Path, keep: int) -> dict[str, dict[Path, int]]:

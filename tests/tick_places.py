@@ -45,6 +45,7 @@ class OnQuestDB:
     """One server, its tables emptied for every store."""
 
     def __init__(self, url: str, **how: Any) -> None:
+        self.url = url
         self.ticks = QuestDBTicks(url, **how)
         self.ticks.migrate()
 

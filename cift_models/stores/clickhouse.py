@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from cift_models.files import canonical_json, sha256_bytes
 from cift_models.instruments import Session, Universe
 from cift_models.refs import PartitionRef
 from cift_models.schema import FEATURES, Table
-from cift_models.stores import lake
+from cift_models.stores import clickhouse_leftovers, lake
 from cift_models.stores.clickhouse_digests import Digests
 from cift_models.stores.clickhouse_server import (
     NO_DATABASE,
@@ -59,6 +59,7 @@ from cift_models.stores.features import (
     session_facts,
     session_key,
 )
+from cift_models.stores.leftovers import YOUNG_S, Leftover
 
 if TYPE_CHECKING:
     import polars
@@ -218,6 +219,16 @@ class ClickHouseFeatures:
             missing, differences = compare(asked.select)
             tables = (f"no table {', '.join(missing)}: `cift migrate` makes it",) if missing else ()
             return tables + differences + lacking(abilities(asked.select))
+
+    def leftovers(self, unneeded: Collection[str] = (), *, remove: bool = False, young_s: float = YOUNG_S) -> list[Leftover]:
+        """As KeepsLeftovers says; `unneeded` are keys of sessions' versions. The user needs ALTER DELETE."""
+        with self._server.connection(writes=remove) as asked:
+            return clickhouse_leftovers.leftovers(asked, unneeded, remove, young_s)
+
+    def session_keys(self) -> list[str]:
+        """Keys of every version of every session's rows, sorted."""
+        with self._server.connection() as asked:
+            return clickhouse_leftovers.session_keys(asked)
 
     def _write(self, key: str, facts: Mapping[str, Any], parts: Mapping[str, Rows], versions: bool = False) -> PartitionRef:
         """Send the rows of a partition and then its manifest. `versions`: as lake.write_partition."""

@@ -155,7 +155,7 @@ class Server:
         if code in FORBIDDEN:
             return StoreError(
                 f"{self.place} does not let the user {self.user!r} do this{f' with {about}' if about else ''}: {words}.",
-                hint="Name a user who may SELECT, INSERT and CREATE TABLE in CIFT_CLICKHOUSE_USER.",
+                hint="Name a user who may SELECT, INSERT, CREATE TABLE and (for `cift clean`) ALTER DELETE in CIFT_CLICKHOUSE_USER.",
             )
         if code == NO_ROOM or "No space left" in words:
             return StoreError(f"The disk of {self.place} is full: {words}.", hint="Make room there and run the same again.")

@@ -8,7 +8,7 @@ manifest finds the rows that it means, whatever another writer does meanwhile: a
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,8 @@ from cift_models.files import canonical_json, sha256_bytes
 from cift_models.instruments import to_ns
 from cift_models.refs import PartitionRef
 from cift_models.schema import INSTRUMENTS, TICK_TABLES
+from cift_models.stores import questdb_leftovers
+from cift_models.stores.leftovers import YOUNG_S, Leftover
 from cift_models.stores.questdb_http import Http, instant, literal
 from cift_models.stores.questdb_rows import (
     Layout,
@@ -357,6 +359,19 @@ class QuestDBTicks(TickStore):
     def migrate(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Make the tables that are missing: (names of those made, differences of those that were there). See questdb_tables.migrate."""
         return migrate_tables(self.http)
+
+    def session_keys(self) -> list[str]:
+        """None: ticks are no run's."""
+        return []
+
+    def leftovers(self, unneeded: Collection[str] = (), *, remove: bool = False, young_s: float = YOUNG_S) -> list[Leftover]:
+        """As KeepsLeftovers says; a manifest is always of use here. While a day is being rewritten, reading it fails as damaged."""
+        assert not unneeded
+
+        def manifests() -> list[dict[str, Any]]:
+            return [facts for _, facts in self._partitions.manifests(self._partitions.find())]
+
+        return questdb_leftovers.leftovers(self.http, manifests, remove, young_s)
 
     def lacks(self) -> list[str]:
         """What the server lacks that this store needs, a sentence each; nothing where it is as it must be. Changes nothing.

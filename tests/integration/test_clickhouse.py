@@ -369,7 +369,7 @@ def test_a_user_who_may_only_read_reads(tmp_path: Path, panel: Panel) -> None:
         ):
             with pytest.raises(StoreError, match=r"does not let the user 'default' do this.*readonly") as caught:
                 write()
-            assert "may SELECT, INSERT and CREATE TABLE" in caught.value.hint and "Stack trace" not in str(caught.value)
+            assert "may SELECT, INSERT, CREATE TABLE and" in caught.value.hint and "Stack trace" not in str(caught.value)
         assert versions(store, panel) == (ref,)
 
 
