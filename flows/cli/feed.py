@@ -25,8 +25,8 @@ def feed(
     record: Annotated[
         Path | None,
         typer.Option(
-            help="Also record what is fed, as `cift record` does: what live said can be judged. It has the "
-            "feed's holes: `cift record` beside it keeps all."
+            help="Also record what is received, as `cift record` does: what live said can be judged. It is whole however "
+            "long the service is away, and takes as many --backlog-mb again."
         ),
     ] = None,
     decisions: Annotated[Path | None, typer.Option(help="Append every decision of the service to this file, a JSON line each.")] = None,

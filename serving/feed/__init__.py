@@ -3,7 +3,8 @@
 venue, rest      where Binance answers, what its streams are called, what a question costs
 client, backlog  the connection, and the bounded room between it and whoever reads
 books            one state machine a symbol: the one that ingest runs over files
-capture, record  the same lines on disk, as `cift ingest binance` reads them
+capture, tape    the same lines on disk, as `cift ingest binance` reads them, by a reader of their own
+record           a client and a tape: `cift record`
 sender, join     the same lines to a service: `cift feed`
 recording, exchange  recorded captures served as the exchange would: `cift replay --as-exchange`
 """

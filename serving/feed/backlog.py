@@ -5,6 +5,9 @@ When there is no room, what costs least goes first:
 2. changes to a book: those of the symbol that has most are dropped together, and a declared gap stands where the first of them was: the
    book is not whole until a snapshot mends it (`dropped`, `gaps`);
 3. trades are never dropped: the connection waits, is not read, and fills up to the exchange, which may close it. That is a gap as any.
+
+A backlog beside another may not wait: its connection has a second reader, who would wait with it. There everything that waits is dropped
+in the end, trades too, as a declared gap of every symbol that something waited of.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from serving.feed.venue import BREAK, DEPTH, QUOTE, SNAPSHOT, break_line
+from serving.feed.venue import BREAK, DEPTH, QUOTE, SNAPSHOT, TRADE, break_line
 
 OVERHEAD = 400
 """Bytes that an item takes beside its text (measured: 370 with its place in the dictionary and in the lists)."""
@@ -42,15 +45,19 @@ class Item(NamedTuple):
 class Backlog:
     """Lines on their way from connections to one reader, within `limit` bytes. One event loop's; `offer` and `take` are not for threads.
 
+    waits      whether a connection waits for room (False: `offer` takes everything)
     conflated  best bids and asks that a newer one replaced
     dropped    changes to a book (and snapshots) that were not kept, by symbol
+    trades     trades that were not kept, by symbol; none where a connection waits
     gaps       declared gaps that stand for them, by symbol
     waited     how often a connection had to wait for room
     """
 
     limit: int = LIMIT
+    waits: bool = True
     conflated: int = 0
     dropped: Counter[Source] = field(default_factory=Counter)
+    trades: Counter[Source] = field(default_factory=Counter)
     gaps: Counter[Source] = field(default_factory=Counter)
     waited: int = 0
     size: int = 0
@@ -79,7 +86,9 @@ class Backlog:
         if item.kind == BREAK and item.source in self._breaks and item.source not in self._depth:
             return True  # the gap that waits already is not over
         if self.size + size > self.limit and self._items and not self._make_room(item, size):
-            return False
+            if self.waits:
+                return False
+            self._lose_all()
         at = self._next
         self._next += 1
         self._items[at] = item
@@ -147,6 +156,29 @@ class Backlog:
         self._breaks[source] = places[0]
         self.size += len(gap.text) - len(first.text)
         self.gaps[source] += 1
+
+    def _lose_all(self) -> None:
+        """Drop everything that waits (quotes and changes gave way before); a gap of each symbol is declared where its first line was."""
+        waited = self.drain()
+        firsts: dict[Source, Item] = {}
+        for item in waited:
+            if item.source is None:
+                continue
+            first = firsts.setdefault(item.source, item)
+            if item.kind == BREAK and item is not first and item.text == break_line(*item.source, "overflow"):
+                self.gaps[item.source] -= 1  # it is part of the one that begins before it
+            elif item.kind == TRADE:
+                self.trades[item.source] += 1
+            elif item.kind == QUOTE:
+                self.conflated += 1
+        for source, first in firsts.items():
+            if first.kind != BREAK:
+                self.gaps[source] += 1
+                first = Item(first.recv, BREAK, source, break_line(*source, "overflow"))
+            self._breaks[source] = self._next
+            self._items[self._next] = first
+            self._next += 1
+            self.size += len(first.text) + OVERHEAD
 
     def _remove(self, places: list[int]) -> None:
         for at in places:

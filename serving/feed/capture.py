@@ -19,7 +19,7 @@ from pathlib import Path
 from cift_models.errors import FeedError, InputError, StoreError
 from cift_models.instruments import SECOND
 from serving.feed.backlog import Item, Source
-from serving.feed.venue import break_line
+from serving.feed.venue import SNAPSHOT, break_line
 
 _HEAD = struct.Struct("<4BI2BH2sHI")
 """gzip's magic, method, flags (an extra field), no time, no extra flags, no system, 8 bytes of extra field: "CF", 4 bytes, the member's
@@ -163,6 +163,7 @@ class Captures:
     """
 
     folder: Path
+    _bare: dict[Source, None] = field(default_factory=dict)
     _open: dict[Source, tuple[int, CaptureFile]] = field(default_factory=dict)
     _lines: int = 0
     _bytes: int = 0
@@ -174,8 +175,7 @@ class Captures:
             raise StoreError(f"{self.folder}: {error.strerror}.", hint="Expected a folder that can be written to: --out DIR.") from error
 
     def write(self, items: Sequence[Item]) -> list[Source]:
-        """Keep lines for the next flush; returns the symbols whose file is a new day's."""
-        turned = []
+        """Keep lines for the next flush; returns the symbols whose file of a new day has no snapshot yet: alone it could not be read."""
         for item in items:
             if item.source is None:
                 continue
@@ -184,11 +184,13 @@ class Captures:
             if file is None or here > day:
                 if file is not None:
                     self._close(file)
-                    turned.append(item.source)
+                    self._bare[item.source] = None
                 file = CaptureFile(self.folder / file_name(item.source, here), item.source)
                 self._open[item.source] = here, file
             file.add(item.recv, item.text)
-        return turned
+            if item.kind == SNAPSHOT:
+                self._bare.pop(item.source, None)
+        return list(self._bare)
 
     def flush(self) -> None:
         """Write what is kept."""

@@ -108,7 +108,7 @@ class Client:
 
     `run` connects, subscribes, and connects again whenever the connection ends, for whatever reason: a close after 24 hours is one.
     Every end is a declared gap of every symbol. `ask` fetches a snapshot, which becomes a line as any; who reads the lines knows when
-    one is needed.
+    one is needed. A tape gets every line too, before the backlog does: it has a reader of its own, whom no reader of the backlog holds up.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Client:
         symbols: Sequence[str],
         backlog: Backlog,
         *,
+        tape: Backlog | None = None,
         clock: Clock | None = None,
         depth_ms: int = 100,
         silence_s: float = SILENCE_S,
@@ -125,6 +126,7 @@ class Client:
         self.rest = rest
         self.sources = tuple(Source(symbol, self.venue.market) for symbol in symbols)
         self.backlog = backlog
+        self.tape = tape
         self.counts = Counts()
         self.connected = False
         self._clock = clock or WallClock()
@@ -134,9 +136,9 @@ class Client:
         self._waiting: dict[int, int] = {}
         self._asked: dict[str, asyncio.Task] = {}
         self._asked_at: dict[str, float] = {}
-        self._unread: set[str] = set()
+        self._unread: set[tuple[str, bool]] = set()
         self._heard = 0.0
-        self._held_up = False
+        self._held_up = 0
 
     async def run(self) -> None:
         """Returns never. Raises InputError, StoreUnavailable for what no new connection would change."""
@@ -159,18 +161,21 @@ class Client:
             for task in self._asked.values():
                 task.cancel()
 
-    def ask(self, symbol: str) -> None:
-        """Fetch a symbol's snapshot, unless one is on its way (until `settle`) or was asked for just now. Errors come out of `failed`."""
+    def ask(self, symbol: str, tape: bool = False) -> None:
+        """Fetch a symbol's snapshot, unless one is on its way (until `settle`) or was asked for just now. Errors come out of `failed`.
+
+        tape  whether the tape's reader asks. What either reader is sent, both are.
+        """
         task, now = self._asked.get(symbol), time.monotonic()
-        on_its_way = symbol in self._unread or (task is not None and not task.done())
+        on_its_way = (symbol, tape) in self._unread or (task is not None and not task.done())
         if not on_its_way and now - self._asked_at.get(symbol, -AGAIN_S) >= AGAIN_S:
             self._asked_at[symbol] = now
-            self._unread.add(symbol)
+            self._unread |= {(symbol, False), (symbol, True)} if self.tape is not None else {(symbol, False)}
             self._asked[symbol] = asyncio.create_task(self._snapshot(symbol))
 
-    def settle(self, symbol: str) -> None:
+    def settle(self, symbol: str, tape: bool = False) -> None:
         """Say that a snapshot was read, or that it may have been lost with a gap: another may be asked for."""
-        self._unread.discard(symbol)
+        self._unread.discard((symbol, tape))
 
     def failed(self) -> None:
         """Raise what a snapshot's question ended with, if one did."""
@@ -181,7 +186,7 @@ class Client:
     async def _snapshot(self, symbol: str) -> None:
         body = await self.rest.snapshot(symbol)
         self.counts.snapshots += 1
-        await self.backlog.put(Item(self._clock.stamp(body), SNAPSHOT, Source(symbol, self.venue.market), body))
+        await self._put(Item(self._clock.stamp(body), SNAPSHOT, Source(symbol, self.venue.market), body))
 
     async def _connection(self) -> str:
         """One connection from its beginning to its end; returns why it ended."""
@@ -259,12 +264,7 @@ class Client:
                 log.warning("%s: a message that was not asked for: %s", self.venue.ws, text[:120].decode("utf-8", "replace"))
                 continue
             self.counts.messages += 1
-            item = Item(recv, kind, source, text)
-            if not self.backlog.offer(item):
-                self._held_up = True
-                await self.backlog.put(item)
-                self._held_up = False
-                self._heard = time.monotonic()
+            await self._put(Item(recv, kind, source, text))
 
     def _learn(self, name: bytes | None) -> tuple[Source, int] | None:
         """Whose a stream is, remembered; a server may write another speed into the name than was asked for."""
@@ -292,4 +292,16 @@ class Client:
         self.counts.breaks[why.partition(" (")[0]] += len(self.sources)
         for source in self.sources:
             text = break_line(*source, why)
-            await self.backlog.put(Item(self._clock.stamp(text), BREAK, source, text))
+            await self._put(Item(self._clock.stamp(text), BREAK, source, text))
+
+    async def _put(self, item: Item) -> None:
+        """Hand a line to the readers. Where there is room nothing else runs before it is handed over."""
+        if self.tape is not None:
+            self.tape.offer(item)
+        if not self.backlog.offer(item):
+            self._held_up += 1
+            try:
+                await self.backlog.put(item)
+            finally:
+                self._held_up -= 1
+            self._heard = time.monotonic()

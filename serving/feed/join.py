@@ -33,11 +33,12 @@ from cift_models.stores.releases import Releases
 from serving import wire
 from serving.feed.backlog import Backlog, Item, Source
 from serving.feed.books import Books, events_of, listing_of
-from serving.feed.capture import FLUSH_S, Captures
+from serving.feed.capture import Captures
 from serving.feed.client import Client, Clock, WallClock, clock_beside
 from serving.feed.record import Options, counted, listings
 from serving.feed.rest import Rest
 from serving.feed.sender import IN_FLIGHT, Sender, ask_model, http_address
+from serving.feed.tape import Tape
 from serving.feed.venue import BREAK, SNAPSHOT, Venue
 
 log = logging.getLogger("cift.feed")
@@ -232,7 +233,7 @@ class Join:
         stream: Stream,
         sender: Sender,
         *,
-        captures: Captures | None = None,
+        tape: Tape | None = None,
         state: Path | None = None,
         clock: Clock | None = None,
         tell: Callable[[str], None] = log.info,
@@ -240,7 +241,7 @@ class Join:
         self.clients = clients
         self.stream = stream
         self.sender = sender
-        self.captures = captures
+        self.tape = tape
         self.tell = tell
         self.seconds = 0.0
         self.lag_ms: deque[float] = deque(maxlen=100_000)
@@ -249,7 +250,6 @@ class Join:
         self._backlog = clients[0].backlog
         self._stop = asyncio.Event()
         self._until = float("inf")
-        self._flushed = 0.0
 
     def stop(self) -> None:
         """Send what was received, and a gap behind it; then end `run`: after PATIENCE_S at the latest, whatever the service does."""
@@ -266,9 +266,13 @@ class Join:
         ending = loop.call_later(seconds, self.stop) if seconds is not None else None
         pool = ThreadPoolExecutor(1, "feed")
         running = [asyncio.create_task(self.sender.run())]
+        writing: asyncio.Task | None = None
         try:
             # Before anything is received: what comes is stamped behind the gap that this tells.
             await self._resume()
+            if self.tape is not None:
+                writing = asyncio.create_task(self.tape.run())
+                running.insert(0, writing)
             running[:0] = [asyncio.create_task(client.run()) for client in self.clients]
             while not self._stop.is_set():
                 items = await self._backlog.take(timeout_s=self.stream.until_next_s(self._clock.now()))
@@ -288,11 +292,13 @@ class Join:
                     told = time.monotonic()
                     self.tell(self._progress(told - began))
                 await asyncio.sleep(min(GATHER_S, self.stream.until_next_s(self._clock.now())))
-            for task in running[:-1]:
+            clients = running[: len(self.clients)]
+            for task in clients:
                 task.cancel()
-            await asyncio.gather(*running[:-1], return_exceptions=True)
+            await asyncio.gather(*clients, return_exceptions=True)
             parts, _ = await loop.run_in_executor(pool, self._work, self._backlog.drain(), self._clock.now())
-            await self._send([*parts, *self.stream.finish()], running)
+            await self._written(writing)
+            await self._send([*parts, *self.stream.finish()], running[-1:])
             await self._settled(running[-1])
         except CiftError:
             # Whatever ended this, the service shall not take the last book for today's.
@@ -305,25 +311,27 @@ class Join:
         finally:
             if ending is not None:
                 ending.cancel()
-            for task in running:
+            ended = [task for task in running if task is not writing]
+            for task in ended:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*ended, return_exceptions=True)
+            # What was received is written, whatever ended the feed.
+            with suppress(CiftError):
+                await self._written(writing)
             pool.shutdown()
-            if self.captures is not None:
-                self.captures.close()
             for client in self.clients:
                 await client.rest.close()
             self.seconds = time.monotonic() - began
 
     def _work(self, items: Sequence[Item], now: int) -> tuple[list[tuple[Session, dict[str, Any]]], list[Source]]:
-        turned: list[Source] = []
-        if self.captures is not None:
-            turned = self.captures.write(items)
-            if time.monotonic() - self._flushed >= FLUSH_S:
-                self._flushed = time.monotonic()
-                self.captures.flush()
         parts = self.stream.take(items, now)
-        return parts, turned + self.stream.books.wanting()
+        return parts, self.stream.books.wanting()
+
+    async def _written(self, writing: asyncio.Task | None) -> None:
+        """Wait until the tape has written what it was given. Raises what it raises."""
+        if self.tape is not None and writing is not None:
+            self.tape.stop()
+            await writing
 
     async def _send(self, parts: Sequence[tuple[Session, dict[str, Any]]], running: Sequence[asyncio.Task]) -> None:
         for session, part in parts:
@@ -332,10 +340,12 @@ class Join:
             sending = asyncio.create_task(self.sender.send(session, part))
             while not sending.done() and not running[-1].done() and time.monotonic() < self._until:
                 await asyncio.wait([sending, running[-1]], timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                if not sending.done() and any(task.done() for task in running):
+                    break
             late = not sending.done()
             if late:
                 sending.cancel()
-            self._check(running[-1:])
+            self._check(running)
             if late:
                 raise self._unacknowledged(PATIENCE_S)
 
@@ -393,6 +403,7 @@ class Join:
             f"{books.gaps} gaps, {self.sender.acknowledged:,} messages acknowledged, {self.sender.unacknowledged} in flight"
             + off
             + ("" if self.sender.connected else "; the service is not connected")
+            + (f"; {self.tape.captures.lines:,} lines recorded" if self.tape is not None else "")
         )
 
     def summary(self) -> dict[str, Any]:
@@ -413,6 +424,7 @@ class Join:
                 name: lag[min(len(lag) - 1, int(share * len(lag)))] if lag else None for name, share in (("p50", 0.5), ("p99", 0.99))
             },
             "markets": {client.venue.market: counted(client, self.stream.books) for client in self.clients},
+            "recorded": self.tape.summary() if self.tape is not None else None,
         }
 
 
@@ -477,7 +489,9 @@ async def join(
     universe, clock_ns = universe_of(await ask_model(url))
     places = sources_of(universe, market, symbols)
     captures = Captures(record) if record is not None else None
-    backlog = Backlog(options.limit)
+    # A connection that waited for the service's reader would not be read, and what is not received cannot be recorded.
+    backlog = Backlog(options.limit, waits=captures is None)
+    beside = Backlog(options.limit, waits=False) if captures is not None else None
     clients = []
     for name in dict.fromkeys(source.market for source in places):
         rest = Rest(venue(name))
@@ -492,11 +506,12 @@ async def join(
                     f"{instrument.symbol}: the release counts (price scale, tick, lot scale) {its}, the exchange lists {now} now.",
                     hint="Ingest recent data and train on it: what a tick is has changed.",
                 )
-        clients.append(Client(rest, mine, backlog, clock=clock, depth_ms=options.depth_ms, silence_s=options.silence_s))
+        clients.append(Client(rest, mine, backlog, tape=beside, clock=clock, depth_ms=options.depth_ms, silence_s=options.silence_s))
     grids = {source: listing_of(universe.instruments[i]) for source, i in places.items()}
     books = Books(grids, {source: universe.instruments[i].levels for source, i in places.items()})
     stream = Stream(universe, places, clock_ns, books, session_hours * 3600 * SECOND)
     sender = Sender(url, universe.symbols, heard, in_flight)
-    made = Join(clients, stream, sender, captures=captures, state=state, clock=clock, tell=tell)
+    tape = Tape(clients, beside, captures, Books(grids)) if captures is not None and beside is not None else None
+    made = Join(clients, stream, sender, tape=tape, state=state, clock=clock, tell=tell)
     heard.lag_ms, heard.clock = made.lag_ms, clock or WallClock()
     return made

@@ -6,24 +6,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cift_models.feeds.binance.listing import Listing, canonical, find, read_exchange_info
 from cift_models.files import write_atomic
-from serving.feed.backlog import LIMIT, Backlog, Item, Source
+from serving.feed.backlog import LIMIT, Backlog, Source
 from serving.feed.books import Books
 from serving.feed.capture import FLUSH_S, Captures
 from serving.feed.client import SILENCE_S, Client, Clock, clock_beside
 from serving.feed.rest import Rest
-from serving.feed.venue import BREAK, SNAPSHOT, Venue
+from serving.feed.tape import PAUSE_S, Tape, pause
+from serving.feed.venue import Venue
 
 log = logging.getLogger("cift.feed")
-
-PAUSE_S = 0.1
-"""Between two readings of the backlog: nobody waits for a recorded line, and a reading costs the same for one line as for hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ def _read(path: Path, market: str, symbols: Sequence[str]) -> dict[Source, Listi
 
 
 class Recorder:
-    """Writes what a client receives. Work on lines is done on a thread, so that receive times stay true."""
+    """Writes what a client receives."""
 
     def __init__(
         self, client: Client, captures: Captures, books: Books, *, flush_s: float = FLUSH_S, tell: Callable[[str], None] = log.info
@@ -75,7 +72,7 @@ class Recorder:
         self.client = client
         self.captures = captures
         self.books = books
-        self.flush_s = flush_s
+        self.tape = Tape([client], client.backlog, captures, books, flush_s=flush_s)
         self.tell = tell
         self.seconds = 0.0
         self._stop = asyncio.Event()
@@ -86,47 +83,29 @@ class Recorder:
 
     async def run(self, seconds: float | None = None) -> None:
         """Record until `stop`, or for some seconds. Raises what the client raises, and StoreError where the disk takes no more."""
-        began = flushed = told = time.monotonic()
-        connection = asyncio.create_task(self.client.run())
-        loop = asyncio.get_running_loop()
-        pool = ThreadPoolExecutor(1, "record")
+        began = told = time.monotonic()
+        connection, writing = asyncio.create_task(self.client.run()), asyncio.create_task(self.tape.run())
         try:
-            while not self._stop.is_set() and not connection.done() and (seconds is None or time.monotonic() - began < seconds):
-                items = await self.client.backlog.take(timeout_s=PAUSE_S)
+            while not self._stop.is_set() and not connection.done() and not writing.done():
                 now = time.monotonic()
-                flush = now - flushed >= self.flush_s
-                flushed = now if flush else flushed
-                wanting = await loop.run_in_executor(pool, self._work, items, flush)
-                for item in items:
-                    if item.kind in (SNAPSHOT, BREAK) and item.source is not None:
-                        self.client.settle(item.source.symbol)
-                for source in wanting:
-                    self.client.ask(source.symbol)
-                self.client.failed()
+                if seconds is not None and now - began >= seconds:
+                    break
                 if now - told >= 10:
                     told = now
                     self.tell(self._progress(now - began))
-                await _pause(self._stop, PAUSE_S)
+                await pause(self._stop, PAUSE_S)
             connection.cancel()
             await asyncio.wait([connection])
+            self.tape.stop()
+            await writing
             if not connection.cancelled():
                 await connection
-            await loop.run_in_executor(pool, self._work, self.client.backlog.drain(), True)
         finally:
-            connection.cancel()
-            pool.shutdown()
-            self.captures.close()
+            for task in (connection, writing):
+                task.cancel()
+            await asyncio.gather(connection, writing, return_exceptions=True)
             await self.client.rest.close()
             self.seconds = time.monotonic() - began
-
-    def _work(self, items: Sequence[Item], flush: bool) -> list[Source]:
-        """Write lines and read them; returns the symbols whose snapshot is wanted."""
-        # A day's file that begins with a snapshot of its own can be read without the day before.
-        turned = self.captures.write(items)
-        self.books.push(items)
-        if flush:
-            self.captures.flush()
-        return turned + self.books.wanting()
 
     def _progress(self, seconds: float) -> str:
         counts, backlog = self.client.counts, self.client.backlog
@@ -162,18 +141,11 @@ def counted(client: Client, books: Books) -> dict[str, Any]:
         "damaged": books.damaged,
         "conflated": backlog.conflated,
         "dropped": {canonical(*source): n for source, n in backlog.dropped.items()},
+        "dropped_trades": {canonical(*source): n for source, n in backlog.trades.items()},
         "overflows": {canonical(*source): n for source, n in backlog.gaps.items()},
         "waited": backlog.waited,
         "broken": {canonical(*source): error.message for source, error in books.broken.items()},
     }
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        pass
 
 
 async def recorder(

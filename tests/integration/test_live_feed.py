@@ -33,6 +33,7 @@ from serving.feed.exchange import Exchange, Faults
 from serving.feed.join import Decisions, Join, join
 from serving.feed.record import Options, Recorder, recorder
 from serving.feed.recording import Line, Recording
+from serving.feed.tape import Tape
 from serving.feed.venue import DEPTH, venue
 from tests.feed_made import batch_events
 from tests.feed_recorded import InStep, RecordedClock, exchange_of, lines_of, recorded, slices
@@ -242,15 +243,15 @@ def _trade_ids(path: Path) -> list[int]:
 
 def test_a_reader_that_stops_for_a_while_loses_quotes_and_book_changes_counted_and_no_trade(captures, tmp_path, monkeypatch):
     exchange = Exchange(Recording(captures), speed=8)
-    work, stops = Recorder._work, [2.5]
+    work, stops = Tape._work, [2.5]
 
-    def stopping(self: Recorder, *arguments: Any) -> Any:
+    def stopping(self: Tape, *arguments: Any) -> Any:
         out = work(self, *arguments)
-        if self.client.counts.messages > 2000 and self.books.whole == 2 and stops:
+        if self.clients[0].counts.messages > 2000 and self.books.whole == 2 and stops:
             time.sleep(stops.pop())
         return out
 
-    monkeypatch.setattr(Recorder, "_work", stopping)
+    monkeypatch.setattr(Tape, "_work", stopping)
     sizes: list[int] = []
     offer = Backlog.offer
 

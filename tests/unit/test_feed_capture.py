@@ -14,7 +14,7 @@ from cift_models.feeds.binance import read_binance
 from serving.feed import capture
 from serving.feed.backlog import Item, Source
 from serving.feed.capture import CaptureFile, Captures, file_name, member
-from serving.feed.venue import DEPTH, break_line
+from serving.feed.venue import DEPTH, SNAPSHOT, break_line
 from tests.feed_made import START, made
 
 BTC, ETH = Source("BTCUSDT", "spot"), Source("ETHUSDT", "spot")
@@ -152,7 +152,7 @@ def test_a_line_goes_to_the_file_of_its_symbol_and_day(tmp_path):
     items = [Item(t, DEPTH, source, b'{"t":%d}' % t) for t in times for source in (BTC, ETH)]
     assert captures.write(items[:4]) == [] and captures.write(items[4:]) == [BTC, ETH]
     # The clock steps back over midnight: the day does not.
-    assert captures.write([Item(MIDNIGHT - 5, DEPTH, BTC, b'{"late":1}')]) == []
+    assert captures.write([Item(MIDNIGHT - 5, DEPTH, BTC, b'{"late":1}')]) == [BTC, ETH]
     captures.flush()
     assert captures.lines == 9 and captures.bytes == sum(p.stat().st_size for p in (tmp_path / "new").iterdir())
     captures.close()
@@ -162,6 +162,17 @@ def test_a_line_goes_to_the_file_of_its_symbol_and_day(tmp_path):
     assert names["spot_btcusdt_20240809.gz"] == b"%d {\"t\":%d}\n%d {\"t\":%d}\n%d {\"late\":1}\n" % (
         MIDNIGHT, MIDNIGHT, MIDNIGHT + 1, MIDNIGHT + 1, MIDNIGHT - 5,
     )  # fmt: skip
+
+
+def test_a_new_days_file_is_said_to_lack_its_snapshot_until_it_has_one(tmp_path):
+    captures = Captures(tmp_path)
+    assert captures.write([Item(MIDNIGHT - 2, SNAPSHOT, BTC, b"{}"), Item(MIDNIGHT - 1, DEPTH, ETH, b"{}")]) == []
+    # The answer to a question of the old day, read before the turn, is none of the new one.
+    turned = [Item(MIDNIGHT - 1, SNAPSHOT, BTC, b"{}"), Item(MIDNIGHT, DEPTH, BTC, b"{}"), Item(MIDNIGHT, DEPTH, ETH, b"{}")]
+    assert captures.write(turned) == [BTC, ETH]
+    assert captures.write([]) == [BTC, ETH] and captures.write([Item(MIDNIGHT + 1, SNAPSHOT, BTC, b"{}")]) == [ETH]
+    assert captures.write([Item(MIDNIGHT + 2, SNAPSHOT, ETH, b"{}"), Item(MIDNIGHT + 3, DEPTH, ETH, b"{}")]) == []
+    captures.close()
 
 
 def test_one_file_that_cannot_be_written_does_not_cost_the_others(tmp_path, monkeypatch):
