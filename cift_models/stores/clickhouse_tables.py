@@ -3,8 +3,8 @@
 Rows of a canonical table lie with the `version` of the partition that they are of and their number in it (`row`). A version is the first
 64 bits of the manifest's sha256, which hashes the rows: equal rows under the same key are the same version, other rows are another one. So
 a row is never overwritten by another, and a block that is sent twice replaces itself: ReplacingMergeTree goes by version and row, and FINAL
-shows each row once while parts are not merged yet. Rows of a replaced version stay until `cift clean`; who reads with SQL asks `partitions` for the
-versions that count:
+shows each row once while parts are not merged yet. Rows of a replaced version stay until `cift clean`; who reads with SQL asks
+`partitions` for the versions that count:
 
     select * from predictions final where version in
         (select argMax(version, sequence) from partitions where key like 'predictions/%' group by key)

@@ -3,7 +3,8 @@
 Rows of a canonical table lie with the symbol, the `version` of the partition that they are of, and their number in it (`row`). A version is
 63 bits of the content's digest: equal rows under the same key are the same version, other rows are another one. So no row is overwritten
 by another, and a batch that is sent twice is stored once: DEDUP is by time, version and row. Rows of a
-replaced version stay until `cift clean` (questdb_leftovers.py), and who reads with SQL joins `partitions`, which names the version that counts:
+replaced version stay until `cift clean` (questdb_leftovers.py), and who reads with SQL joins `partitions`, which names the version that
+counts:
 
     select t.* from trades t join partitions p on t.version = p.version where t.symbol = 'AAPL'
 """
