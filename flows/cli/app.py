@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from flows.cli import (
+    audit,
     backfill,
     clean,
     data_prep,
@@ -45,6 +46,7 @@ app.command("quality")(quality.quality)
 app.command("data-prep")(data_prep.data_prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
 app.command("promote")(promote.promote)
 app.command("rollback")(rollback.rollback)

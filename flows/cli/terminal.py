@@ -13,17 +13,24 @@ from contextlib import contextmanager
 def watching(title: str) -> Iterator[None]:
     """Show the steps of the flows that run inside; plain lines where the output is not a terminal."""
     from flows.settings import embedded
-    from tasks import progress
 
     began = time.monotonic()
-    with embedded():
-        show = _Bars(title) if sys.stderr.isatty() else _Lines(title, began)
-        progress.listen(show.update)
-        try:
-            with show:
-                yield
-        finally:
-            progress.listen(None)
+    with embedded(), showing(title, began):
+        yield
+
+
+@contextmanager
+def showing(title: str, began: float | None = None) -> Iterator[None]:
+    """Show the steps that run inside, where no flow runs; times count from `began` (time.monotonic), without it from now."""
+    from tasks import progress
+
+    show = _Bars(title) if sys.stderr.isatty() else _Lines(title, time.monotonic() if began is None else began)
+    progress.listen(show.update)
+    try:
+        with show:
+            yield
+    finally:
+        progress.listen(None)
 
 
 class _Lines:

@@ -1,0 +1,70 @@
+"""What CIFT computes of events, as the causality audit asks it: features, labels, the models of a release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cift_models import engine
+from cift_models.engine import Pipeline
+from cift_models.evaluation.causality import Folding, Rows, Subject
+from cift_models.events import Events
+from cift_models.features import FeatureSet, stream
+from cift_models.instruments import SECOND, Session, Universe
+from cift_models.labels import labels
+
+MODEL_INSTANTS = 1800
+"""Instants from the open over which models are audited: a fold of the Transformer over a day takes minutes, and what a model does with time
+it does in any half hour."""
+
+LABEL_CUTS, MODEL_CUTS = 4, 16
+"""One cut in so many: neither can carry a memory from one to the next."""
+
+
+def features(universe: Universe, features: FeatureSet, session: Session, known: Callable[[int], Events] | None = None) -> Subject:
+    """Every column of the feature set, and `valid` and `why`, in batch and with a carried memory."""
+
+    def rows(as_of: NDArray[np.int64], x: NDArray, valid: NDArray, why: NDArray) -> Rows:
+        return Rows(as_of, as_of, {features.names: x, ("valid",): valid[:, :, None], ("why",): why[:, :, None]})
+
+    def build(events: Events) -> Rows:
+        as_of, _, x, valid, why = stream.build(universe, features, session, events)
+        return rows(as_of, x, valid, why)
+
+    def fold(memory: Any, events: Events, offsets: NDArray[np.int64], as_of: NDArray[np.int64]) -> Rows:
+        return rows(as_of, *stream.fold(memory, universe, features, events, offsets, as_of))
+
+    return Subject("features", build, Folding(lambda: stream.start(universe, features, session), fold), known)
+
+
+def targets(universe: Universe, clock_ns: int, session: Session, horizon_ns: int = SECOND, latency_ns: int = 0) -> Subject:
+    """The label and whether it is known: they may read as far as latency + horizon behind the instant, and no further."""
+    as_of = np.array(session.instants(clock_ns), np.int64)
+
+    def build(events: Events) -> Rows:
+        y, known, end = labels(events, universe, session, as_of, horizon_ns, latency_ns)
+        return Rows(as_of, end, {("y",): y[:, :, None], ("known",): known[:, :, None]})
+
+    name = "labels" if latency_ns == 0 else f"labels after {latency_ns / 1e6:g} ms"
+    return Subject(name, build, reach_ns=latency_ns + horizon_ns, one_in=LABEL_CUTS)
+
+
+def models(pipeline: Pipeline, session: Session, instants: int = MODEL_INSTANTS) -> Subject:
+    """What every model of a pipeline says at the first `instants` of a session, its probabilities, the costs and the signal."""
+
+    def build(events: Events) -> Rows:
+        decided = engine.fold(pipeline, pipeline.panel(session, events).until(instants))
+        blocks: dict[tuple[str, ...], NDArray] = {}
+        for kind, values in decided.values.items():
+            blocks[tuple(f"{kind}.{name}" for name in pipeline.models[kind].outputs)] = values
+            blocks[f"{kind}.ready",] = decided.ready[kind][:, :, None]
+            if kind in decided.p:
+                blocks[tuple(f"{kind}.head.{name}" for name in ("p_down", "p_flat", "p_up"))] = decided.p[kind]
+        blocks["cost_bps",] = decided.cost_bps[:, :, None]
+        blocks["signal",] = decided.signal[:, :, None]
+        return Rows(decided.as_of, decided.as_of, blocks)
+
+    return Subject("models", build, one_in=MODEL_CUTS)
