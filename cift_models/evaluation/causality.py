@@ -39,7 +39,8 @@ WHOLE_SHARE = 8
 ARRIVALS = 4
 """Cuts at which the store is asked again for what it knew; reading costs more than anything else."""
 
-NEVER = np.iinfo(np.int64).max
+FEW = 8
+"""With fewer cuts than this the ends of the session are left out: there is more to see within it."""
 
 
 class Rows(NamedTuple):
@@ -224,9 +225,9 @@ def audit(
 
 
 def cut_places(events: Events, as_of: NDArray[np.int64], begin: int, end: int, n: int, rng: np.random.Generator) -> list[Cut]:
-    """n places to cut a stream at between two times, sorted: those where mistakes are made first, then drawn ones. Fixed by the seed.
+    """n places to cut a stream at between two times, sorted: its ends, then places drawn where mistakes are made. Fixed by the seed.
 
-    At its two ends the cut lies before what happens at that very nanosecond, at an instant behind it, and where events share a time between
+    At the two ends the cut lies before what happens at that very nanosecond, at an instant behind it, and where events share a time between
     two of them.
     """
     ts = events.ts
@@ -234,9 +235,9 @@ def cut_places(events: Events, as_of: NDArray[np.int64], begin: int, end: int, n
     def by_time(at: int, place: str) -> Cut:
         return Cut(int(np.searchsorted(ts, at, "left")), at, place)
 
-    found = [by_time(end, "close")]
-    found.append(by_time(int(as_of[0]) + 1, "first"))
-    found.append(by_time(begin, "open"))
+    found: list[Cut] = []
+    if n >= FEW:
+        found = [by_time(begin, "open"), by_time(int(as_of[0]) + 1, "first"), by_time(end, "close")]
     inside = np.flatnonzero((ts > begin) & (ts < end))
     tied = inside[ts[inside] == ts[np.maximum(inside - 1, 0)]]
     stops = inside[(events.kind[inside] & (HALT | RESUME)) > 0]
@@ -257,7 +258,7 @@ def cut_places(events: Events, as_of: NDArray[np.int64], begin: int, end: int, n
     while len(found) < n:
         found.append(draws[k % len(draws)]())
         k += 1
-    return sorted(found[:n], key=lambda cut: (cut.at, cut.index))
+    return sorted(found, key=lambda cut: (cut.at, cut.index))
 
 
 def _spread(places: list[Cut], n: int) -> list[Cut]:

@@ -36,11 +36,13 @@ def as_known(ticks: TickStore, universe: Universe, session: Session) -> Callable
     def known(t: int) -> Events:
         rows: Part = {}
         for mine in parts.values():
+            over = True
             for part in mine:
                 cut, whole = _known_part(part, t)
-                rows |= cut
-                if not whole:
-                    break
+                # A file of which nothing was known is there only if all before it was over: it says that they were.
+                if over or any(len(frame) for _, _, frame in cut.values()):
+                    rows |= cut
+                over = over and whole
         return _Known(rows, universe.symbols).events(universe, session)
 
     return known
