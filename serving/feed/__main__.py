@@ -133,7 +133,13 @@ async def _join(asked: argparse.Namespace) -> None:
         done,
         f"{done['events']:,} events, {done['applied']:,} applied, {done['late']:,} late, in {done['seconds']:,.0f} s; "
         f"{done['decisions']:,} decisions" + (f", {lag:.1f} ms behind their instant (median)" if lag is not None else "") + "; "
-        f"{sum(m['gaps'] for m in done['markets'].values())} gaps, {done['service_connections'] - 1} reconnections to the service.",
+        f"{sum(m['gaps'] for m in done['markets'].values())} gaps, {done['service_connections'] - 1} reconnections to the service."
+        + "".join(
+            f"\n{symbol} was left out {n} times ({market['unread'][symbol]:,} lines)"
+            + (f", and is: {market['broken'][symbol]}" if symbol in market["broken"] else ".")
+            for market in done["markets"].values()
+            for symbol, n in market["quarantined"].items()
+        ),
     )
 
 

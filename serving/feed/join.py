@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -87,6 +87,10 @@ def sources_of(universe: Universe, market: str | None, symbols: Sequence[str] | 
     return places
 
 
+_BEHIND = 2**61
+"""A sequence behind every other of its nanosecond."""
+
+
 class Stream:
     """Lines to the service's messages: pure, apart from its memory; one thread at a time.
 
@@ -118,7 +122,7 @@ class Stream:
         self.session, self._told = session, watermark
         self.reached = max(now, watermark + 1) + 1
         times = sorted({watermark + 1, self.reached - 1})
-        gaps = merge([self._gaps(ts) for ts in times], self.universe.levels)
+        gaps = merge([self._gaps(ts, self._places.values()) for ts in times], self.universe.levels)
         return [(session, _session(session)), (session, {"events": wire.write_events(gaps, self.universe)})]
 
     def take(self, items: Sequence[Item], now: int) -> list[tuple[Session, dict[str, Any]]]:
@@ -130,7 +134,11 @@ class Stream:
                         "the receive clock went back by %.6f s: time stands until it catches up", (self.reached - run[0].recv) / SECOND
                     )
                 self.steps += 1
-            for source, rows in self.books.push(run):
+            for source, rows, lost in self.books.push(run):
+                if lost:
+                    # Behind its earlier events, and behind an earlier gap of its own where time has stood still since.
+                    sequence = _BEHIND + self.books.quarantined[source]
+                    self._held.append(self._gaps(max(lost, self.reached), [self._places[source]], sequence))
                 for one in rows:
                     events = events_of(one, self._places[source])
                     if len(events):
@@ -149,7 +157,8 @@ class Stream:
         """What is held, and a gap of every symbol behind it: from here on nobody knows."""
         out = self._leave(self.reached + 1)
         if self.session is not None and self.reached < self.session.close:
-            out.append((self.session, {"events": wire.write_events(self._gaps(self.reached + 1), self.universe)}))
+            gaps = self._gaps(self.reached + 1, self._places.values())
+            out.append((self.session, {"events": wire.write_events(gaps, self.universe)}))
         return out
 
     def _leave(self, before: int) -> list[tuple[Session, dict[str, Any]]]:
@@ -195,16 +204,12 @@ class Stream:
         left = self._clock_ns - (now - self.session.open) % self._clock_ns
         return min(BEAT_S, left / 1e9 + 1e-4)
 
-    def _gaps(self, ts: int) -> Events:
-        """A gap of every symbol."""
-        gaps = Events.empty(len(self._places), self.universe.levels)
-        gaps.symbol[:] = sorted(self._places.values())
-        gaps.ts[:], gaps.sequence[:], gaps.kind[:] = ts, _BEHIND, HALT | GAP
+    def _gaps(self, ts: int, places: Collection[int], sequence: int = _BEHIND) -> Events:
+        """A gap of some symbols."""
+        gaps = Events.empty(len(places), self.universe.levels)
+        gaps.symbol[:] = sorted(places)
+        gaps.ts[:], gaps.sequence[:], gaps.kind[:] = ts, sequence, HALT | GAP
         return gaps
-
-
-_BEHIND = 2**61
-"""A sequence behind every other of its nanosecond."""
 
 
 def _session(session: Session, **more: bool) -> dict[str, Any]:
@@ -259,7 +264,7 @@ class Join:
     async def run(self, seconds: float | None = None) -> None:
         """Feed until `stop`, or for some seconds.
 
-        Raises what client and sender raise, what makes a stream unreadable, and StoreError where the service did not acknowledge the end.
+        Raises what client, tape and sender raise, and StoreError where the service did not acknowledge the end.
         """
         began = told = time.monotonic()
         loop = asyncio.get_running_loop()
@@ -299,7 +304,7 @@ class Join:
             parts, _ = await loop.run_in_executor(pool, self._work, self._backlog.drain(), self._clock.now())
             await self._written(writing)
             await self._send([*parts, *self.stream.finish()], running[-1:])
-            await self._settled(running[-1])
+            await self._settled(running[-1], PATIENCE_S)
         except CiftError:
             # Whatever ended this, the service shall not take the last book for today's.
             if not running[-1].done():
@@ -360,16 +365,14 @@ class Join:
         )
 
     def _check(self, running: Sequence[asyncio.Task]) -> None:
-        """Raise what ended a task that never ends, and what no line of a stream mends."""
+        """Raise what ended a task that never ends, and what a snapshot's question ended with."""
         for task in running:
             if task.done():
                 task.result()
         for client in self.clients:
             client.failed()
-        for error in self.stream.books.broken.values():
-            raise error
 
-    async def _settled(self, sending: asyncio.Task, patience_s: float = PATIENCE_S) -> None:
+    async def _settled(self, sending: asyncio.Task, patience_s: float) -> None:
         drained = asyncio.create_task(self.sender.drained())
         await asyncio.wait([drained, sending], timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         drained.cancel()
@@ -402,6 +405,7 @@ class Join:
             f"{seconds:,.0f} s: {messages:,} messages, {self.stream.events:,} events, {books.whole} of {sources} books whole, "
             f"{books.gaps} gaps, {self.sender.acknowledged:,} messages acknowledged, {self.sender.unacknowledged} in flight"
             + off
+            + "".join(f"; {canonical(*source)} is left out" for source in books.broken)
             + ("" if self.sender.connected else "; the service is not connected")
             + (f"; {self.tape.captures.lines:,} lines recorded" if self.tape is not None else "")
         )
@@ -511,7 +515,7 @@ async def join(
     books = Books(grids, {source: universe.instruments[i].levels for source, i in places.items()})
     stream = Stream(universe, places, clock_ns, books, session_hours * 3600 * SECOND)
     sender = Sender(url, universe.symbols, heard, in_flight)
-    tape = Tape(clients, beside, captures, Books(grids)) if captures is not None and beside is not None else None
+    tape = Tape(clients, beside, captures, Books(grids, tell=False)) if captures is not None and beside is not None else None
     made = Join(clients, stream, sender, tape=tape, state=state, clock=clock, tell=tell)
     heard.lag_ms, heard.clock = made.lag_ms, clock or WallClock()
     return made

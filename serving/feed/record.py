@@ -144,7 +144,9 @@ def counted(client: Client, books: Books) -> dict[str, Any]:
         "dropped_trades": {canonical(*source): n for source, n in backlog.trades.items()},
         "overflows": {canonical(*source): n for source, n in backlog.gaps.items()},
         "waited": backlog.waited,
-        "broken": {canonical(*source): error.message for source, error in books.broken.items()},
+        "broken": {canonical(*source): error.message for source, error in books.broken.items() if source.market == client.venue.market},
+        "quarantined": {canonical(*source): n for source, n in books.quarantined.items() if source.market == client.venue.market},
+        "unread": {canonical(*source): n for source, n in books.unread.items() if source.market == client.venue.market},
     }
 
 

@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 from cift_models.errors import InputError
 from cift_models.events import BOOK, GAP, HALT, RESUME, Events, check_order, merge
+from cift_models.features import FeatureSet
+from cift_models.features.stream import build
 from cift_models.instruments import SECOND, Instrument, Session, Universe
+from cift_models.models.protocol import Why
 from serving import wire
 from serving.feed import venue
 from serving.feed.backlog import Item, Source
@@ -302,17 +305,154 @@ def test_what_to_listen_to():
         sources_of(universe("AAPL"), None, None)
 
 
-def test_a_price_off_the_grid_ends_the_symbol_and_not_the_others(market):
-    universe, _, items = market
+def off_grid(recv: int, price: str = "60000.001") -> Item:
+    """A trade of bitcoin at a price between two ticks."""
+    ms = recv // 1_000_000
+    text = b'{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":1,"p":"%s","q":"1","T":%d,"m":true}}'
+    return item_of(BTC, recv, text % (ms, price.encode(), ms))
+
+
+@pytest.mark.parametrize("cuts", [[], [100, 101], list(range(0, 400, 7))], ids=["whole", "alone", "parts"])
+def test_a_price_off_the_grid_ends_the_symbol_and_not_the_others(market, caplog, cuts: list[int]):
+    universe, events, items = market
     stream = stream_for(universe)
-    stream.take(items[:100], 0)
-    off = items[100].recv, b'{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":1,"p":"1.001","q":"1","T":%d,"m":true}}'
-    ms = off[0] // 1_000_000
-    stream.take([item_of(BTC, off[0], off[1] % (ms, ms))], 0)
-    assert list(stream.books.broken) == [BTC] and "1.001" in stream.books.broken[BTC].message
-    assert stream.books.whole == 1
-    got = events_in(stream.take(items[101:], 0), universe)
-    assert set(got.symbol[1:].tolist()) == {1}
+    at = items[100].recv
+    with caplog.at_level("WARNING", "cift.feed"):
+        parts = push(stream, [*items[:101], off_grid(at), *items[101:]], cuts) + stream.finish()
+    assert list(stream.books.broken) == [BTC] and "60000.001" in stream.books.broken[BTC].message
+    assert stream.books.quarantined == {BTC: 1} and stream.books.whole == 1
+    assert "BTCUSDT.SPOT is left out" in caplog.text and "60000.001" in caplog.text and "ETHUSDT" not in caplog.text
+    got = events_in(parts, universe)
+    # The other is what batch says, to the bit, to the end; this one ends at a gap, and says nothing that is not true before it.
+    ended = got.sequence >= 2**61
+    assert unlike(got[(got.symbol == 1) & ~ended], events[events.symbol == 1]) == []
+    mine = got[got.symbol == 0]
+    gap = int(np.argmax(mine.sequence >= 2**61))
+    assert mine.kind[gap] == HALT | GAP and unlike(mine[:gap], events[events.symbol == 0][:gap]) == []
+    assert mine.ts[gap] <= at and (mine.kind[gap:] == HALT | GAP).all() and len(mine) - gap == 2  # its own, and that of the end
+    if cuts == [100, 101]:
+        assert mine.ts[gap] == at and gap > 20
+    # Lines that give no row are counted, from the reading on in which the price came.
+    unread = [item for item in items[101:] if item.source == BTC]
+    assert len(unread) < stream.books.unread[BTC] and (cuts != [100, 101] or stream.books.unread[BTC] == len(unread) + 1)
+
+
+def test_the_service_calls_the_symbol_that_ended_a_gap_and_decides_the_other(market):
+    universe, events, items = market
+    stream = stream_for(universe)
+    at = items[100].recv
+    got = events_in(push(stream, [*items[:101], off_grid(at), *items[101:]], [100, 101]), universe)
+    session = Session(20240808, items[0].recv // SECOND * SECOND, items[-1].recv // SECOND * SECOND)
+    features = FeatureSet(levels=universe.levels, warm_up_ns=0)
+    as_of, _, _, valid, why = build(universe, features, session, got)
+    _, _, _, true_valid, true_why = build(universe, features, session, events)
+    later = as_of > at
+    assert later.sum() >= 3 and (why[later, 0] == Why.GAP).all() and not valid[later, 0].any()
+    assert (why[:, 1] == true_why[:, 1]).all() and valid[later, 1].all() and (true_why[later, 0] != Why.GAP).all()
+    assert (why[~later, 0] == true_why[~later, 0]).all() and (valid == true_valid)[~later].all()
+
+
+def long(seconds: int = 60) -> tuple[list[Item], dict[int, dict[tuple[int, int], int]]]:
+    """Lines of bitcoin, none of them a snapshot, and its books by update."""
+    one = made("BTCUSDT", seconds, 5, snapshot_at=0)
+    return [item_of(BTC, *line) for line in one.lines], one.books
+
+
+def snapshot_of(change: Item, books: dict[int, dict[tuple[int, int], int]], price: bytes = b"") -> Item:
+    """The answer to a question that came behind a change; one price may be another."""
+    number = int(change.text.split(b'"u":')[1].split(b",")[0])
+    sides = {side: sorted(((t, q) for (s, t), q in books[number].items() if s == side), reverse=side > 0) for side in (1, -1)}
+    levels = {side: b",".join(b'["%.2f","%.5f"]' % (t / 100, q / 1e5) for t, q in sides[side]) for side in sides}
+    if price:
+        levels[1] = levels[1].replace(levels[1].split(b'"')[1], price, 1)
+    body = b'{"lastUpdateId":%d,"bids":[%s],"asks":[%s]}' % (number, levels[1], levels[-1])
+    return Item(change.recv + 5, SNAPSHOT, BTC, body)
+
+
+def answered(stream: Stream, items: list[Item], books: dict[int, dict[tuple[int, int], int]], price: bytes = b"") -> list[Any]:
+    """Lines one by one; whenever a snapshot is wanted it follows the change that makes it so. Returns the messages."""
+    parts: list[Any] = []
+    for item in items:
+        parts += stream.take([item], 0)
+        if item.kind == DEPTH and stream.books.wanting():
+            parts += stream.take([snapshot_of(item, books, price)], 0)
+    return parts
+
+
+def test_a_symbol_that_ended_is_read_again_from_a_snapshot_after_a_pause(market, caplog):
+    universe, _, _ = market
+    items, books = long(30)
+    stream, clean = stream_for(universe), stream_for(universe)
+    bad = next(i for i, item in enumerate(items) if item.recv > START + 5 * SECOND)
+    at = items[bad - 1].recv
+    lines = [*items[:bad], off_grid(at + 1), *items[bad:]]
+    with caplog.at_level("WARNING", "cift.feed"):
+        got = events_in(answered(stream, lines, books), universe)
+    truth = events_in(answered(clean, items, books), universe)
+    status = [(int(t), int(k)) for t, k in zip(got.ts, got.kind, strict=True) if k & (HALT | RESUME)]
+    # Lost at the start and found; lost at the price; lost and found again behind the pause, when a change and its snapshot had come.
+    assert [k for _, k in status] == [HALT | GAP, RESUME | BOOK, HALT | GAP, HALT | GAP, RESUME | BOOK]
+    assert status[2][0] == at + 1 and at + 1 + 10 * SECOND <= status[3][0] < status[4][0] < at + 1 + 11 * SECOND
+    assert not ((got.ts > at + 1) & (got.ts < status[3][0])).any()
+    assert not stream.books.broken and stream.books.quarantined == {BTC: 1} and stream.books.whole == 1
+    assert stream.books.unread[BTC] == 1 + sum(at < item.recv < at + 1 + 10 * SECOND for item in items)
+    assert "is read again" in caplog.text and stream.books.gaps == 1 and stream.books.resyncs == 2
+    # From there on it is what a stream says that never ended.
+    after, true_after = got[got.ts > status[4][0]], truth[truth.ts > status[4][0]]
+    assert len(after) > 100 and unlike(replace(after, sequence=true_after.sequence[: len(after)]), true_after) == []
+
+
+def test_a_grid_that_is_not_the_symbols_any_more_never_makes_a_book_whole_and_is_asked_for_more_and_more_rarely(market):
+    universe, _, _ = market
+    items, books = long(60)
+    stream = stream_for(universe)
+    asked: list[int] = []
+    for lap in range(25):
+        for item in items:
+            moved = item._replace(recv=item.recv + lap * 60 * SECOND)
+            ms = b"%d" % (item.recv // 1_000_000)
+            moved = moved._replace(text=moved.text.replace(ms, b"%d" % (moved.recv // 1_000_000)))
+            stream.take([moved], 0)
+            if item.kind == DEPTH and stream.books.wanting():
+                asked.append(moved.recv)
+                finer = snapshot_of(item, books, b"60000.005")
+                stream.take([finer._replace(recv=moved.recv + 5)], 0)
+            assert stream.books.whole == 0
+    waits = [round((b - a) / SECOND) for a, b in zip(asked, asked[1:], strict=False)]
+    assert waits == [10, 20, 40, 80, 160, 320, 600]
+    assert stream.books.quarantined == {BTC: 8} and stream.books.resyncs == 0 and "60000.005" in stream.books.broken[BTC].message
+
+
+def test_a_snapshot_is_asked_for_again_when_changes_come_again(market):
+    universe, _, _ = market
+    items, _ = long(20)
+    at = next(i for i, item in enumerate(items) if item.recv > START + 5 * SECOND)
+    behind = [item for item in items[at:] if item.recv > items[at].recv + 10 * SECOND]
+    first = next(i for i, item in enumerate(behind) if item.kind != DEPTH)
+    books = stream_for(universe).books
+    books.push(items[:at])
+    assert books.wanting() == [BTC]
+    books.push([off_grid(items[at].recv)])
+    assert books.wanting() == []
+    books.push([behind[first]])
+    assert not books.broken and books.wanting() == []  # nothing to mend a book with yet
+    books.push([item for item in behind[first:] if item.kind == DEPTH][:1])
+    assert books.wanting() == [BTC]
+
+
+def test_a_symbol_that_was_read_for_long_is_forgiven(market):
+    universe, _, _ = market
+    items, _ = long(1)
+    books, pauses = stream_for(universe).books, []
+    at = START
+    for good in (0, 0, 599, 600, 0):  # seconds of clean reading behind each pause
+        books.push([off_grid(at)])
+        pauses.append((books._until[BTC] - at) // SECOND)
+        at = books._until[BTC] + good * SECOND
+        ms = b"%d" % (items[0].recv // 1_000_000)
+        books.push([items[0]._replace(recv=at - good * SECOND, text=items[0].text.replace(ms, b"%d" % (at // 1_000_000)))])
+        assert not books.broken
+    assert pauses == [10, 20, 40, 80, 10]
 
 
 def test_a_listing_is_the_instrument_again():

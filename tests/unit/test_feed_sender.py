@@ -310,7 +310,6 @@ class FakeStream:
 
     def __init__(self, n: int) -> None:
         self.n, self.session, self.books = n, SESSION, self
-        self.broken: dict = {}
 
     def until_next_s(self, now: int) -> float:
         return 0.001

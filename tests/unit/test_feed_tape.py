@@ -57,7 +57,7 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(join_module, "LAST_WORD_S", 0.1)
 
 
-async def made_join(monkeypatch: pytest.MonkeyPatch, port: int, universe: Universe, out: Path, limit: int) -> Join:
+async def made_join(monkeypatch: pytest.MonkeyPatch, port: int, universe: Universe, out: Path, limit: int, in_flight: int = 2) -> Join:
     """A feed of a service that was there when it was made and is away ever since, which records."""
 
     async def known(url: str) -> dict[str, Any]:
@@ -67,13 +67,14 @@ async def made_join(monkeypatch: pytest.MonkeyPatch, port: int, universe: Univer
     monkeypatch.setattr(join_module, "universe_of", lambda served: (universe, SECOND))
     return await join(
         "ws://127.0.0.1:9/ticks", symbols=None, venue=lambda market: venue(market, f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}"),
-        options=Options(limit=limit), in_flight=2, record=out, clock=WallClock(START - time.time_ns()),
+        options=Options(limit=limit), in_flight=in_flight, record=out, clock=WallClock(START - time.time_ns()),
     )  # fmt: skip
 
 
 def away(
-    monkeypatch: pytest.MonkeyPatch, captures: Sequence[Path], universe: Universe, out: Path, faults: Faults | None = None
-) -> tuple[Join, int]:
+    monkeypatch: pytest.MonkeyPatch, captures: Sequence[Path], universe: Universe, out: Path, faults: Faults | None = None,
+    limit: int = 6_000, in_flight: int = 2,
+) -> tuple[Join, int]:  # fmt: skip
     """A recorded feed from a recording's beginning to its end, while no service answers; and the most that waited for it."""
     most = 0
 
@@ -81,7 +82,7 @@ def away(
         nonlocal most
         exchange = Exchange(Recording(captures), speed=6, faults=faults)
         async with exchange.serving("127.0.0.1", 0) as port:
-            feed = await made_join(monkeypatch, port, universe, out, 6_000)
+            feed = await made_join(monkeypatch, port, universe, out, limit, in_flight)
             assert feed.tape is not None
             feed.tape.backlog.limit = 64 << 20
             running = asyncio.create_task(feed.run())
@@ -314,6 +315,23 @@ def test_what_was_received_is_written_however_the_feed_ends(captures, universe, 
     sent = asyncio.run(run())
     texts = [text for one in captures for _, text in lines_of(tmp_path / one.name)]
     assert sum(text.startswith(b'{"stream"') for text in texts) == sent > 300
+
+
+def test_a_price_off_the_grid_does_not_end_the_feed_and_is_in_its_summary(captures, universe, tmp_path, monkeypatch, caplog):
+    """Of one symbol; every line of it is recorded all the same."""
+    odd = made("BTCUSDT", 6, 1)
+    at = next(i for i, (_, text) in enumerate(odd.lines) if i > 200 and b"@trade" in text)
+    odd.lines[at] = odd.lines[at][0], odd.lines[at][1].replace(b'0000","q"', b'0007","q"')
+    (tmp_path / "odd").mkdir()
+    files = [odd._replace(lines=odd.lines).write(tmp_path / "odd"), captures[1]]
+    with caplog.at_level(logging.WARNING, "cift.feed"):
+        feed, _ = away(monkeypatch, files, universe, tmp_path / "out", limit=64 << 20, in_flight=100_000)
+    said = feed.summary()["markets"]["spot"]
+    assert list(said["broken"]) == ["BTCUSDT.SPOT"] == list(said["quarantined"]) and said["quarantined"]["BTCUSDT.SPOT"] == 1
+    assert 0 < said["unread"]["BTCUSDT.SPOT"] <= len(odd.lines) - at + 100 and feed.stream.books.whole == 1
+    assert "BTCUSDT.SPOT is left out" in feed._progress(1.0) and caplog.text.count("is left out for 10 s") == 1
+    texts = [text for _, text in lines_of(tmp_path / "out" / files[0].name) if not text.startswith(b'{"last')]
+    assert texts == [text for _, text in odd.lines if not text.startswith(b'{"last')]
 
 
 def test_both_readers_are_sent_what_either_asked_for():
