@@ -1,7 +1,8 @@
 """`python -m tests.killed N WHAT FILE...`: do a piece of work and die by SIGKILL at its Nth point; then, or with 0, print the points.
 
-A point is every step of progress that a person would see, every file that is about to appear under its name, and every question that is
-about to go to a server. WHAT is `ingest` (of LOBSTER files) or `features` (of what was stored from them).
+A point is every step of progress that a person would see, every file that is about to appear under its name, every partition that is about
+to be absent, and every question that is about to go to a server. WHAT is `ingest` (of LOBSTER files) or `features` (of what was stored from
+them).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FIRST, LAST = date(1970, 1, 1), date(2100, 1, 1)
 def main(at: int, what: str, files: list[str]) -> None:
     """Run with a death at point `at`."""
     from cift_models.settings import get_settings
+    from cift_models.stores.lake import MANIFEST
     from tasks import progress
     from tasks.dataset import build_session, select_data
     from tasks.ingest import ingest_file
@@ -43,6 +45,14 @@ def main(at: int, what: str, files: list[str]) -> None:
         return wrapper
 
     os.replace, os.rename = (dying(call, lambda _, target: f"rename {Path(target).name}") for call in (os.replace, os.rename))
+    unlink = os.unlink
+
+    def dying_unlink(path: Any, **more: Any) -> None:
+        if Path(path).name == MANIFEST:  # a partition is about to be absent; other files that go are nobody's
+            reach(f"remove {MANIFEST}")
+        unlink(path, **more)
+
+    os.unlink = dying_unlink
     settings = get_settings()
     if settings.questdb_url:
         httpx.Client.send = dying(httpx.Client.send, lambda _, request: f"QuestDB {request.url.path}")

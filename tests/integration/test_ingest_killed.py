@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def contents(home: Path, symbol: str, **store: str) -> dict[str, object]:
         found[table] = (ref.rows, ref.schema_hash, ticks.read(ref).to_dict(as_series=False), ticks.quarantined(ref) is None)
     (session,) = ticks.sessions([symbol])
     universe = ticks.universe([symbol])
-    found["events"] = ticks.events(universe, session).bid_px.tobytes()
+    events = ticks.events(universe, session)
+    found["events"] = [getattr(events, field.name).tobytes() for field in fields(events)]
     columns = FeatureSet(levels=universe.levels)
     versions = features.versions(universe, columns, session)
     found["features"] = [[a.tobytes() for a in features.read(universe, columns, session, ref.sha256)] for ref in versions]
