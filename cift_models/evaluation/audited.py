@@ -56,7 +56,8 @@ def models(pipeline: Pipeline, session: Session, instants: int = MODEL_INSTANTS)
     """What every model of a pipeline says at the first `instants` of a session, its probabilities, the costs and the signal."""
 
     def build(events: Events) -> Rows:
-        decided = engine.fold(pipeline, pipeline.panel(session, events).until(instants))
+        panel = pipeline.panel(session, events)
+        decided = engine.fold(pipeline, panel.until(min(instants, len(panel))))
         blocks: dict[tuple[str, ...], NDArray] = {}
         for kind, values in decided.values.items():
             blocks[tuple(f"{kind}.{name}" for name in pipeline.models[kind].outputs)] = values

@@ -107,7 +107,8 @@ class Leak:
     """One column of one symbol that knew something too early.
 
     as_of     ns: the first instant at which it changed
-    cut       ns: what came at or after this was taken away or replaced when it did
+    cut       ns: what came at or after this was taken away or replaced when it did; where only `resume` found it, the first row that was
+              made from the memory that had been saved
     was       its value there with the true future, and `became` without it (None: no such row)
     largest   the largest change found in the column, over all cuts; None where a value is no number
     rows      the most rows that one cut changed
@@ -285,7 +286,7 @@ def _windows(
         begin, end = max(at, known - WINDOW), min(known + TAIL, len(base.as_of))
         if begin > at:
             passed = folding.fold(memory, events[offsets[at] : offsets[begin]], offsets[at : begin + 1] - offsets[at], base.as_of[at:begin])
-            told.compare("resume", base[at:begin], passed, Cut(0, int(base.as_of[at]), "resume"), everything=True)
+            told.compare("resume", base[at:begin], passed, Cut(0, int(base.as_of[at]), "restart"), everything=True)
             at = begin
         saved = to_bytes(memory)
         first, here = int(offsets[begin]), base[begin:end]
@@ -297,7 +298,8 @@ def _windows(
         future = events[first : offsets[end]]
         index = min(cut.index - first, len(future))
         stop = int(here.as_of[-1]) if len(here.as_of) else cut.at
-        told.compare("resume", here, again(future), cut, everything=True)
+        restart = int(here.as_of[0]) if len(here.as_of) else cut.at
+        told.compare("resume", here, again(future), Cut(first, restart, "restart"), everything=True)
         told.compare("cut", here, again(future[:index]), cut)
         noisy = other.after(cut.index, cut.at, stop, max(2 * (len(future) - index), 8), rng)
         told.compare("noise", here, again(noisy[first:]), cut)
@@ -383,7 +385,8 @@ class _Told:
         new = Leak(self._what, column, symbol, as_of, cut, was, became, largest, rows, {probe: 1})
         old = self._leaks.get((column, symbol))
         if old is not None:
-            first = old if old.as_of <= new.as_of else new
+            # A row that was made otherwise after a restart has no future that it knew: it is told where nothing else found the column.
+            first = min((old, new), key=lambda leak: (leak.probes.keys() == {"resume"}, leak.as_of))
             sizes = [leak.largest for leak in (old, new) if leak.largest is not None]
             new = Leak(
                 self._what, column, symbol, first.as_of, first.cut, first.was, first.became, max(sizes, default=None),

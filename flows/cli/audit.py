@@ -91,9 +91,17 @@ def in_words(leak: dict[str, Any]) -> list[str]:
     who = f"{leak['column']} of {leak['symbol']}" if leak["symbol"] else leak["column"]
     change = "" if leak["largest"] is None else f", by {leak['largest']:.6g} at most"
     found = ", ".join(f"{name} ({n})" for name, n in leak["probes"].items())
+    values = f"{_value(leak['was'])} with its future, {_value(leak['became'])} without"
+    cause = f"what came from {_at(leak['cut'])} on was another"
+    if leak["probes"].keys() == {"resume"}:
+        values = f"{_value(leak['was'])} in one pass, {_value(leak['became'])} after a restart"
+        cause = f"made again from {_at(leak['cut'])} on, out of a saved memory"
+    elif leak["probes"].keys() == {"reach"}:
+        values = f"it reads {leak['was']:,.0f} ns ahead, {leak['became']:,.0f} ns were said"
+        cause = "nothing was changed"
     return [
-        f"{who} changed first at {_at(leak['as_of'])}: {_value(leak['was'])} with its future, {_value(leak['became'])} without",
-        f"  what came from {_at(leak['cut'])} on was another; found by {found} in {_counted(leak['rows'], 'row')}{change}",
+        f"{who} differs first at {_at(leak['as_of'])}: {values}",
+        f"  {cause}; found by {found} in {_counted(leak['rows'], 'row')}{change}",
     ]
 
 
