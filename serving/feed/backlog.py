@@ -5,6 +5,7 @@ When there is no room, what costs least goes first:
 2. changes to a book: those of the symbol that has most are dropped together, and a declared gap stands where the first of them was: the
    book is not whole until a snapshot mends it (`dropped`, `gaps`);
 3. trades are never dropped: the connection waits, is not read, and fills up to the exchange, which may close it. That is a gap as any.
+   What came after a line that waits waits behind it, over all connections: lines are read in the order in which they were received.
 
 A backlog beside another may not wait: its connection has a second reader, who would wait with it. There everything that waits is dropped
 in the end, trades too, as a declared gap of every symbol that something waited of.
@@ -69,19 +70,31 @@ class Backlog:
     _depth_size: Counter[Source] = field(default_factory=Counter)
     _filled: asyncio.Event = field(default_factory=asyncio.Event)
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _queued: int = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
     async def put(self, item: Item) -> None:
-        """Add an item, or wait until the reader has made room for it."""
-        while not self.offer(item):
-            self.waited += 1
-            self._drained.clear()
-            await self._drained.wait()
+        """Add an item, or wait until the reader has made room for it and for whoever waited before."""
+        if self.offer(item):
+            return
+        self._queued += 1
+        try:
+            async with self._turn:
+                while not self._add(item):
+                    self.waited += 1
+                    self._drained.clear()
+                    await self._drained.wait()
+        finally:
+            self._queued -= 1
 
     def offer(self, item: Item) -> bool:
         """Add an item, making room as the module says; False where only waiting helps. O(1), and O(what it drops)."""
+        return not self._queued and self._add(item)
+
+    def _add(self, item: Item) -> bool:
         size = len(item.text) + OVERHEAD
         if item.kind == BREAK and item.source in self._breaks and item.source not in self._depth:
             return True  # the gap that waits already is not over

@@ -49,7 +49,7 @@ class Clock(Protocol):
     """Where receive times come from."""
 
     def stamp(self, text: bytes) -> int:
-        """When a message that has just come was received, ns UTC. What the clock says is kept, also where it goes back."""
+        """When a message that has just come was received, ns UTC. A recorder keeps what its clock says, also where it goes back."""
         ...
 
     def now(self) -> int:
@@ -68,6 +68,41 @@ class WallClock:
 
     def now(self) -> int:
         return time.time_ns() + self.ahead_ns
+
+
+@dataclass(slots=True)
+class Steady:
+    """A receive clock that never goes back: where the one below it does, time stands until that has caught up.
+
+    A live decision cannot wait for a line that will be stamped with an earlier time, a stored one can: see Stream. Stamped so, what is fed
+    and what is recorded beside it say the same time of every line, and live is batch to the bit.
+
+    steps  lines that came while time stood
+    """
+
+    below: Clock
+    steps: int = 0
+    _reached: int = 0
+    _stands: bool = False
+
+    def stamp(self, text: bytes) -> int:
+        said = self.below.stamp(text)
+        if said < self._reached:
+            if not self._stands:
+                behind_s = (self._reached - said) / SECOND
+                log.warning("the receive clock is %.6f s behind what it said before: time stands until it catches up", behind_s)
+            self.steps += 1
+        self._stands = said < self._reached
+        self._reached = max(self._reached, said)
+        return self._reached
+
+    def now(self) -> int:
+        self._reached = max(self._reached, self.below.now())
+        return self._reached
+
+    def reach(self, time: int) -> None:
+        """Let no stamp lie before a time."""
+        self._reached = max(self._reached, time)
 
 
 async def clock_beside(rest: Rest, which: str) -> WallClock:

@@ -34,7 +34,7 @@ from serving import wire
 from serving.feed.backlog import Backlog, Item, Source
 from serving.feed.books import Books, events_of, listing_of
 from serving.feed.capture import Captures
-from serving.feed.client import Client, Clock, WallClock, clock_beside
+from serving.feed.client import Client, Clock, Steady, WallClock, clock_beside
 from serving.feed.record import Options, counted, listings
 from serving.feed.rest import Rest
 from serving.feed.sender import IN_FLIGHT, Sender, ask_model, http_address
@@ -98,7 +98,16 @@ class Stream:
 
     session   that runs; None before the first line
     reached   time that all symbols have reached, ns
-    steps     how often the receive clock went back: such lines are as late as the greatest time before them
+    steps     lines that were stamped with a time before `reached`
+
+    Lines whose times never go back give the events that ingest and a store give of the same lines, to the bit. Where a line is stamped
+    before one that came earlier, batch says that it could be used from the running maximum of its *own symbol's* times on: it has one
+    symbol's file before it, and merges the files by time when all is known. Live cannot: up to the greatest time of *all* symbols events
+    have left and instants are decided, and an event behind them is late there for ever. So such a line gets that greatest time, the
+    earliest at which it could still be used. No event is lost or doubled, none is late, each is counted in `steps` and the first is said;
+    its `ts` is batch's or later; events of lines behind the greatest time before the step are batch's again. What a model remembers of
+    the times between differs as long as it remembers. A feed stamps its lines with a clock that never goes back (client.Steady), and
+    records them so: then nothing of this arises.
     """
 
     def __init__(self, universe: Universe, places: Mapping[Source, int], clock_ns: int, books: Books, session_ns: int) -> None:
@@ -240,7 +249,7 @@ class Join:
         *,
         tape: Tape | None = None,
         state: Path | None = None,
-        clock: Clock | None = None,
+        clock: Steady | None = None,
         tell: Callable[[str], None] = log.info,
     ) -> None:
         self.clients = clients
@@ -251,7 +260,7 @@ class Join:
         self.seconds = 0.0
         self.lag_ms: deque[float] = deque(maxlen=100_000)
         self._state = state
-        self._clock = clock or WallClock()
+        self._clock = clock or Steady(WallClock())
         self._backlog = clients[0].backlog
         self._stop = asyncio.Event()
         self._until = float("inf")
@@ -393,6 +402,8 @@ class Join:
         self.tell(f"going on with the session of {session.day}, behind a gap")
         for told, part in self.stream.resume(session, watermark, self._clock.now()):
             await self.sender.send(told, part)
+        # What comes is stamped behind the gap, in the recording too, also where the service's time is ahead of ours.
+        self._clock.reach(self.stream.reached)
 
     def _client(self, source: Source) -> Client:
         return next(client for client in self.clients if client.venue.market == source.market)
@@ -423,7 +434,7 @@ class Join:
             "acknowledged": self.sender.acknowledged,
             "service_connections": self.sender.connections,
             "decisions": len(lag),
-            "clock_steps": self.stream.steps,
+            "clock_steps": self._clock.steps + self.stream.steps,
             "lag_ms": {
                 name: lag[min(len(lag) - 1, int(share * len(lag)))] if lag else None for name, share in (("p50", 0.5), ("p99", 0.99))
             },
@@ -496,10 +507,11 @@ async def join(
     # A connection that waited for the service's reader would not be read, and what is not received cannot be recorded.
     backlog = Backlog(options.limit, waits=captures is None)
     beside = Backlog(options.limit, waits=False) if captures is not None else None
-    clients = []
+    clients: list[Client] = []
+    steady: Steady | None = None
     for name in dict.fromkeys(source.market for source in places):
         rest = Rest(venue(name))
-        clock = clock or await clock_beside(rest, options.clock)
+        steady = steady or Steady(clock or await clock_beside(rest, options.clock))
         mine = [source.symbol for source in places if source.market == name]
         for source, listed in (await listings(rest, mine, record, options.instruments)).items():
             instrument = universe.instruments[places[source]]
@@ -510,12 +522,12 @@ async def join(
                     f"{instrument.symbol}: the release counts (price scale, tick, lot scale) {its}, the exchange lists {now} now.",
                     hint="Ingest recent data and train on it: what a tick is has changed.",
                 )
-        clients.append(Client(rest, mine, backlog, tape=beside, clock=clock, depth_ms=options.depth_ms, silence_s=options.silence_s))
+        clients.append(Client(rest, mine, backlog, tape=beside, clock=steady, depth_ms=options.depth_ms, silence_s=options.silence_s))
     grids = {source: listing_of(universe.instruments[i]) for source, i in places.items()}
     books = Books(grids, {source: universe.instruments[i].levels for source, i in places.items()})
     stream = Stream(universe, places, clock_ns, books, session_hours * 3600 * SECOND)
     sender = Sender(url, universe.symbols, heard, in_flight)
     tape = Tape(clients, beside, captures, Books(grids, tell=False)) if captures is not None and beside is not None else None
-    made = Join(clients, stream, sender, tape=tape, state=state, clock=clock, tell=tell)
-    heard.lag_ms, heard.clock = made.lag_ms, clock or WallClock()
+    made = Join(clients, stream, sender, tape=tape, state=state, clock=steady, tell=tell)
+    heard.lag_ms, heard.clock = made.lag_ms, steady or WallClock()
     return made

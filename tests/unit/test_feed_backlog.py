@@ -106,6 +106,42 @@ def test_trades_wait_and_none_is_lost():
     assert out == list(range(50)) and waited > 0
 
 
+def test_what_came_first_is_read_first_though_it_had_to_wait():
+    """Two connections: a line that comes when room has just been made does not overtake those that wait for it."""
+
+    async def run() -> list[int]:
+        backlog = room_for(2)
+        backlog.offer(item(0, TRADE))
+        backlog.offer(item(1, TRADE, ETH))
+        # The fourth does not fit beside the third; the fifth would, before it.
+        kinds = ((2, BTC, TEXT), (3, ETH, 2 * TEXT + OVERHEAD), (4, BTC, 20))
+        waiting = [asyncio.create_task(backlog.put(item(n, TRADE, source, size))) for n, source, size in kinds]
+        await asyncio.sleep(0)
+        out = [one.recv for one in taken(backlog)]
+        # Room, and those that wait have not run yet.
+        assert not backlog.offer(item(5, TRADE, ETH)) and not backlog.offer(item(5, QUOTE))
+        waiting.append(asyncio.create_task(backlog.put(item(5, TRADE, ETH))))
+        while len(out) < 6:
+            await asyncio.sleep(0)
+            out += [one.recv for one in await backlog.take(timeout_s=1)]
+        await asyncio.gather(*waiting)
+        assert backlog.offer(item(6, TRADE))  # nobody waits any more
+        giving_up = asyncio.create_task(_full(backlog))
+        await asyncio.sleep(0)
+        giving_up.cancel()
+        await asyncio.gather(giving_up, return_exceptions=True)
+        taken(backlog)
+        assert backlog.offer(item(7, TRADE))
+        return out
+
+    assert asyncio.run(asyncio.wait_for(run(), 10)) == [0, 1, 2, 3, 4, 5]
+
+
+async def _full(backlog: Backlog) -> None:
+    for n in range(10):
+        await backlog.put(item(n, TRADE))
+
+
 def test_one_item_is_taken_however_large_it_is():
     backlog = room_for(1)
     assert backlog.offer(item(0, TRADE, size=100_000)) and not backlog.offer(item(1, TRADE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,10 @@ from cift_models.instruments import SECOND, Instrument, Session, Universe
 from cift_models.models.protocol import Why
 from serving import wire
 from serving.feed import venue
-from serving.feed.backlog import Item, Source
+from serving.feed.backlog import Backlog, Item, Source
 from serving.feed.books import Books, listing_of
+from serving.feed.capture import Captures
+from serving.feed.client import Steady
 from serving.feed.join import PACKET, Stream, sources_of
 from serving.feed.venue import BREAK, DEPTH, SNAPSHOT, kind_of, stream_of
 from tests.feed_made import START, batch_events, made
@@ -181,7 +184,7 @@ def test_events_of_one_nanosecond_leave_in_the_order_of_the_universe(market):
 
 
 @pytest.mark.parametrize("back", [1, 50_000_000, 3 * SECOND])
-def test_a_clock_that_goes_back_makes_nothing_late(market, back: int):
+def test_a_clock_that_goes_back_makes_nothing_late(market, tmp_path, back: int):
     universe, events, items = market
     half = len(items) // 2
     stepped = [item if i < half else item._replace(recv=item.recv - back) for i, item in enumerate(items)]
@@ -200,6 +203,111 @@ def test_a_clock_that_goes_back_makes_nothing_late(market, back: int):
             time = t
     lowered = sum(item.recv < t for item, t in zip(stepped, greatest, strict=True))
     assert (stream.steps > 0) == (lowered > 0) and stream.steps == lowered
+    # Batch of the same lines: the same events; none is earlier live; those before the step and behind the catching up are the same bits.
+    lines = {s: [(item.recv, item.text) for item in stepped if item.source == s] for s in (BTC, ETH)}
+    _, batch = batch_events([made(s.symbol, 1)._replace(lines=mine).write(tmp_path) for s, mine in lines.items()], 10)
+    caught = int(greatest[half])
+    for place in (0, 1):
+        mine, its = got[got.symbol == place], batch[batch.symbol == place]
+        assert unlike(replace(mine, ts=its.ts), its) == [] and (mine.ts >= its.ts).all()
+        before = int((mine.ts < caught).sum())
+        assert unlike(mine[:before], its[:before]) == [] and before > 40
+    after, true_after = got[got.ts > caught], batch[batch.ts > caught]
+    assert unlike(after, true_after) == [] and (len(after) > 50 or back == 3 * SECOND)
+
+
+class Played:
+    """A clock that says some times, one a line, and between two lines the one that was said last."""
+
+    def __init__(self, times: Sequence[int]) -> None:
+        self.times, self.said = iter(times), 0
+
+    def stamp(self, text: bytes) -> int:
+        self.said = next(self.times)
+        return self.said
+
+    def now(self) -> int:
+        return self.said
+
+
+@pytest.mark.parametrize("back", [0, 1, 50_000_000, 3 * SECOND])
+def test_stamped_by_a_steady_clock_live_is_batch_to_the_bit_though_the_clock_below_goes_back(market, tmp_path, caplog, back: int):
+    universe, _, items = market
+    half = len(items) // 2
+    said = [item.recv - (back if i >= half else 0) for i, item in enumerate(items)]
+    clock, stream, parts = Steady(Played(said)), stream_for(universe), []
+    captures = Captures(tmp_path)
+    with caplog.at_level("WARNING", "cift.feed"):
+        for n, item in enumerate(items):
+            stamped = item._replace(recv=clock.stamp(item.text))
+            captures.write([stamped])
+            parts += stream.take([stamped], 0)
+            if n % 5 == 0:
+                parts += stream.take([], clock.now())
+    captures.close()
+    _, batch = batch_events(sorted(tmp_path.iterdir()), 10)
+    got = events_in(parts + stream.finish(), universe)
+    assert unlike(got[got.sequence != 2**61], batch) == [] and stream.steps == 0
+    greatest = np.maximum.accumulate(said)
+    assert clock.steps == int((np.array(said) < greatest).sum()) and (clock.steps > 0) == (back > 1)
+    assert caplog.text.count("time stands until it catches up") == (back > 1)
+    # An event is never behind a time that was told: the service would call it late.
+    time = 0
+    for _, part in parts[1:]:
+        times = [row["ts"] for row in part.get("events", [])] or [part["advance"]]
+        assert times[0] >= time
+        time = times[-1]
+
+
+def test_a_steady_clock_says_no_time_before_one_that_it_said():
+    clock = Steady(Played([100, 90, 95, 120, 110, 130]))
+    assert clock.stamp(b"") == 100 == clock.stamp(b"") == clock.now() == clock.stamp(b"") and clock.steps == 2
+    assert clock.stamp(b"") == 120 == clock.stamp(b"") and clock.steps == 3
+    clock.reach(125)
+    assert clock.now() == 125 and clock.stamp(b"") == 130
+    now = Steady(Played([100, 90]))
+    now.stamp(b"")
+    now.reach(99)
+    assert now.now() == 100
+
+
+@pytest.mark.parametrize("limit", [3_000, 9_000, 30_000])
+def test_what_a_full_backlog_leaves_is_what_batch_says_and_what_it_lost_lies_in_a_gap(market, limit: int):
+    """Beside it everything is recorded, so batch knows what live was not told: behind a gap the book is whole again from a snapshot on."""
+    universe, events, items = market
+    backlog, stream, parts = Backlog(limit, waits=False), stream_for(universe), []
+    books = {BTC: made("BTCUSDT", 6, 1).books, ETH: made("ETHUSDT", 6, 2, snapshot_at=9).books}
+    places = {BTC: (100, 1e5), ETH: (100, 1e4)}
+    for n, item in enumerate(items):
+        backlog.offer(item)
+        if n % (90 if n < 300 else 3) == 0:
+            parts += stream.take(backlog.drain(), 0)
+            for source in stream.books.wanting():
+                if n >= 300 and item.kind == DEPTH and item.source == source:
+                    backlog.offer(snapshot_of(item, books[source], scales=places[source]))
+    parts += stream.take(backlog.drain(), 0)
+    got = events_in(parts + stream.finish(), universe)
+    got = got[got.sequence != 2**61]
+    lost = backlog.dropped.total() + backlog.trades.total() + backlog.conflated
+    assert lost > 0 and stream.steps == 0
+    status = got.kind & (HALT | RESUME) > 0
+    said = {row(got, i): i for i in range(len(got)) if not status[i]}
+    true = {row(events, i): i for i in range(len(events)) if not events.kind[i] & (HALT | RESUME)}
+    # Whatever was said is true; what is true and was not said lies between a gap and its end (there the snapshot stands for the change).
+    assert said.keys() <= true.keys() and 50 < len(said) < len(true)
+    for place in (0, 1):
+        mine = status & (got.symbol == place)
+        times, gaps = got.ts[mine], got.kind[mine] & GAP > 0
+        for what, i in true.items():
+            if events.symbol[i] == place and what not in said:
+                assert gaps[int(np.searchsorted(times, events.ts[i], "right")) - 1] or events.ts[i] in times, i
+    assert stream.books.whole == 2
+
+
+def row(events: Events, i: int) -> tuple[Any, ...]:
+    """What an event says, its place in its file aside: lines that were dropped have no number there."""
+    book = tuple(getattr(events, name)[i].tobytes() for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")) if events.kind[i] & BOOK else ()
+    return int(events.ts[i]), int(events.symbol[i]), int(events.kind[i]), int(events.trade_px[i]), int(events.trade_sz[i]), *book
 
 
 def test_a_gap_that_is_declared_reaches_the_service_and_so_does_its_end(market):
@@ -358,15 +466,17 @@ def long(seconds: int = 60) -> tuple[list[Item], dict[int, dict[tuple[int, int],
     return [item_of(BTC, *line) for line in one.lines], one.books
 
 
-def snapshot_of(change: Item, books: dict[int, dict[tuple[int, int], int]], price: bytes = b"") -> Item:
+def snapshot_of(
+    change: Item, books: dict[int, dict[tuple[int, int], int]], price: bytes = b"", scales: tuple[float, float] = (100, 1e5)
+) -> Item:
     """The answer to a question that came behind a change; one price may be another."""
     number = int(change.text.split(b'"u":')[1].split(b",")[0])
     sides = {side: sorted(((t, q) for (s, t), q in books[number].items() if s == side), reverse=side > 0) for side in (1, -1)}
-    levels = {side: b",".join(b'["%.2f","%.5f"]' % (t / 100, q / 1e5) for t, q in sides[side]) for side in sides}
+    levels = {side: b",".join(b'["%.2f","%.5f"]' % (t / scales[0], q / scales[1]) for t, q in sides[side]) for side in sides}
     if price:
         levels[1] = levels[1].replace(levels[1].split(b'"')[1], price, 1)
     body = b'{"lastUpdateId":%d,"bids":[%s],"asks":[%s]}' % (number, levels[1], levels[-1])
-    return Item(change.recv + 5, SNAPSHOT, BTC, body)
+    return Item(change.recv + 5, SNAPSHOT, change.source, body)
 
 
 def answered(stream: Stream, items: list[Item], books: dict[int, dict[tuple[int, int], int]], price: bytes = b"") -> list[Any]:

@@ -7,14 +7,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cift_models.errors import StoreError
-from cift_models.events import GAP, RESUME
+from cift_models.events import GAP, RESUME, merge
 from cift_models.instruments import SECOND, Universe
+from serving import wire
 from serving.feed import client as client_module
 from serving.feed import join as join_module
 from serving.feed import tape as module
@@ -31,6 +33,7 @@ from serving.feed.tape import Tape
 from serving.feed.venue import BREAK, DEPTH, QUOTE, SNAPSHOT, TRADE, is_break, venue
 from tests.feed_made import START, batch_events, made
 from tests.feed_recorded import lines_of
+from tests.unit.test_feed_join import unlike
 
 BTC, ETH = Source("BTCUSDT", "spot"), Source("ETHUSDT", "spot")
 BOTH = ("BTCUSDT", "ETHUSDT")
@@ -57,7 +60,8 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(join_module, "LAST_WORD_S", 0.1)
 
 
-async def made_join(monkeypatch: pytest.MonkeyPatch, port: int, universe: Universe, out: Path, limit: int, in_flight: int = 2) -> Join:
+async def made_join(monkeypatch: pytest.MonkeyPatch, port: int, universe: Universe, out: Path, limit: int, in_flight: int = 2,
+    clock: WallClock | None = None) -> Join:  # fmt: skip
     """A feed of a service that was there when it was made and is away ever since, which records."""
 
     async def known(url: str) -> dict[str, Any]:
@@ -67,13 +71,13 @@ async def made_join(monkeypatch: pytest.MonkeyPatch, port: int, universe: Univer
     monkeypatch.setattr(join_module, "universe_of", lambda served: (universe, SECOND))
     return await join(
         "ws://127.0.0.1:9/ticks", symbols=None, venue=lambda market: venue(market, f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}"),
-        options=Options(limit=limit), in_flight=in_flight, record=out, clock=WallClock(START - time.time_ns()),
+        options=Options(limit=limit), in_flight=in_flight, record=out, clock=clock or WallClock(START - time.time_ns()),
     )  # fmt: skip
 
 
 def away(
     monkeypatch: pytest.MonkeyPatch, captures: Sequence[Path], universe: Universe, out: Path, faults: Faults | None = None,
-    limit: int = 6_000, in_flight: int = 2,
+    limit: int = 6_000, in_flight: int = 2, clock: WallClock | None = None,
 ) -> tuple[Join, int]:  # fmt: skip
     """A recorded feed from a recording's beginning to its end, while no service answers; and the most that waited for it."""
     most = 0
@@ -82,7 +86,7 @@ def away(
         nonlocal most
         exchange = Exchange(Recording(captures), speed=6, faults=faults)
         async with exchange.serving("127.0.0.1", 0) as port:
-            feed = await made_join(monkeypatch, port, universe, out, limit, in_flight)
+            feed = await made_join(monkeypatch, port, universe, out, limit, in_flight, clock)
             assert feed.tape is not None
             feed.tape.backlog.limit = 64 << 20
             running = asyncio.create_task(feed.run())
@@ -251,13 +255,13 @@ def test_a_question_that_came_too_soon_is_asked_again(tmp_path, universe, monkey
         exchange = Exchange(Recording(captures), speed=1000)
         async with exchange.serving("127.0.0.1", 0) as port:
             rest = Rest(venue("spot", f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}"))
-            client = Client(rest, ("BTCUSDT",), Backlog(), clock=WallClock(MIDNIGHT - 100_000_000 - time.time_ns()))
+            client = Client(rest, ("BTCUSDT",), Backlog(), clock=WallClock(MIDNIGHT - 60 * SECOND - time.time_ns()))
             connection = asyncio.create_task(client.run())
             tape = Tape([client], client.backlog, Captures(tmp_path), Books({}))
             running = asyncio.create_task(tape.run())
             async with asyncio.timeout(10):
                 await exchange.ended.wait()
-                client.backlog.offer(Item(MIDNIGHT - 100_000_000, DEPTH, BTC, b"{}"))
+                client.backlog.offer(Item(MIDNIGHT - 60 * SECOND, DEPTH, BTC, b"{}"))
                 client.ask("BTCUSDT")
                 while client.counts.snapshots < 1:
                     await asyncio.sleep(0.005)
@@ -332,6 +336,27 @@ def test_a_price_off_the_grid_does_not_end_the_feed_and_is_in_its_summary(captur
     assert "BTCUSDT.SPOT is left out" in feed._progress(1.0) and caplog.text.count("is left out for 10 s") == 1
     texts = [text for _, text in lines_of(tmp_path / "out" / files[0].name) if not text.startswith(b'{"last')]
     assert texts == [text for _, text in odd.lines if not text.startswith(b'{"last')]
+
+
+@dataclass(frozen=True)
+class StepsBack(WallClock):
+    """A clock that goes back in the middle of what it stamps."""
+
+    lines: list[bytes] = field(default_factory=list)
+
+    def stamp(self, text: bytes) -> int:
+        self.lines.append(text)
+        return super().stamp(text) - (300_000_000 if len(self.lines) > 200 else 0)
+
+
+def test_what_is_sent_is_batch_of_what_is_recorded_to_the_bit_though_the_clock_goes_back(captures, universe, tmp_path, monkeypatch):
+    clock = StepsBack(START - time.time_ns())
+    feed, _ = away(monkeypatch, captures, universe, tmp_path, limit=64 << 20, in_flight=100_000, clock=clock)
+    _, batch = batch_events([tmp_path / one.name for one in captures], 10)
+    said = [wire.read(one.raw, universe).events for one in feed.sender._waiting]
+    got = merge([one for one in said if one is not None], 10)
+    assert unlike(got[got.sequence != 2**61], batch) == [] and len(batch) > 100
+    assert feed.summary()["clock_steps"] > 20 and feed.stream.steps == 0 and len(clock.lines) > 400
 
 
 def test_both_readers_are_sent_what_either_asked_for():
