@@ -90,6 +90,8 @@ def ingest_file(feed: str, path: Path, options: dict[str, Any], again: bool = Fa
             room.progress(f"store {day.instrument.symbol} {day.session.day}", 0.8)
             refs = ticks.write_day(day, checked)
             said = str(summarise(day, checked))
+            if left := ticks.left_behind(day):
+                said += f"; the {' and '.join(left)} stored before {'are' if len(left) > 1 else 'is'} of another file and no longer read"
             logging.getLogger("cift").info("%s %s: %s", day.instrument.symbol, day.session.day, said)
             quarantined: Counter[str] = Counter()
             for table in checked.values():
@@ -139,7 +141,12 @@ def stale(done: StepRef, ticks: TickStore) -> str:
             except StoreError:
                 return f"the manifest of {ref['key']} is damaged"
     for symbol, ns, sha256 in done.facts["asked"]:
-        ref = ticks.book_before(symbol, ns)
+        try:
+            ref = ticks.book_before(symbol, ns)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            return f"the book that the recording of {symbol} before it left is damaged ({error.evidence.get('key')})"
         if (ref.sha256 if ref else "") != sha256:
             return f"the recording of {symbol} before it has been stored since"
     return ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cift_models.instruments import Instrument, Session
+from cift_models.instruments import SECOND, Instrument, Session
 
 if TYPE_CHECKING:
     import polars
@@ -24,6 +25,16 @@ class Identity(NamedTuple):
     """yyyymmdd, the venue's date"""
     begins: int
     """ns UTC"""
+
+
+def utc_day(ns: int) -> int:
+    """The UTC date of an instant (ns UTC), as yyyymmdd."""
+    return int(f"{datetime.fromtimestamp(ns // SECOND, UTC):%Y%m%d}")
+
+
+def part_from(ns: int) -> str:
+    """What the part of a recording that begins at an instant (ns UTC) is called: its second of the UTC day, so that parts sort by time."""
+    return f"t{ns // SECOND % 86_400:05d}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cift_models.errors import DataError, EmptyRange, SchemaMismatch, StoreError, UnknownSymbol
+from cift_models.errors import DataError, EmptyRange, SchemaMismatch, StoreError, StoreUnavailable, UnknownSymbol
 from cift_models.events import BOOK as BOOK_BIT
 from cift_models.events import GAP, HALT, RESUME, Events, check_order, merge
 from cift_models.features import aggressor
 from cift_models.feeds.canonical import EVENT_TABLES, events_of_tables, tables_of_events
-from cift_models.feeds.day import FeedDay
+from cift_models.feeds.day import FeedDay, part_from, utc_day
 from cift_models.feeds.quality import Checked
 from cift_models.instruments import CALENDARS, SECOND, Instrument, Session, Universe
 from cift_models.refs import PartitionRef
@@ -162,6 +162,15 @@ class TickStore:
             )
         return tuple(refs.values())
 
+    def left_behind(self, day: FeedDay) -> tuple[str, ...]:
+        """Event tables that lie where a file's do and are not of it: they were stored before, and `events` reads them no more."""
+        return tuple(
+            name
+            for name in EVENT_TABLES
+            if name not in day.tables
+            and Key(name, day.instrument.symbol, day.session.day, day.part) in self._partitions.find(name, day.instrument.symbol)
+        )
+
     def write_events(self, instrument: Instrument, session: Session, events: Events, source: Mapping[str, Any]) -> tuple[PartitionRef, ...]:
         """Write one symbol's events (a simulated market's, a journal's) through the same tables."""
         if events.levels != instrument.levels:
@@ -194,18 +203,51 @@ class TickStore:
         return facts
 
     def book_before(self, symbol: str, ns: int) -> PartitionRef | None:
-        """The BOOK_STATE that the last stored recording of a symbol before an instant left: what the next recording goes on from."""
+        """The BOOK_STATE that the last stored recording of a symbol before an instant left: what the next recording goes on from.
+
+        Raises StoreError where it is damaged. What the recording that begins at `ns` itself left, and any later one, may be damaged.
+        """
         keys = [key for key in self._partitions.find(BOOK_STATE.name, symbol) if key.symbol == symbol]
-        ended = [(facts["last"], ref.key, ref) for ref, facts in self._partitions.manifests(keys) if facts["rows"] and facts["last"] < ns]
-        return max(ended)[2] if ended else None
+        damaged: list[tuple[Key, StoreError]] = []
+        try:
+            found = self._partitions.manifests(keys)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            found = []
+            for key in keys:
+                try:
+                    found.append(self._partitions.manifest(key))
+                except StoreUnavailable:
+                    raise
+                except StoreError as error:
+                    damaged.append((key, error))
+        ended = [(facts["last"], ref.key, ref) for ref, facts in found if facts["rows"] and facts["last"] < ns]
+        last = max(ended)[2] if ended else None
+        # Recordings of a symbol do not overlap: those that begin between the last one that ended and this one are in question.
+        began = Key.of(last.key)[2:] if last else (0, "")
+        for key, error in sorted(damaged, reverse=True):
+            if began < key[2:] < (utc_day(ns), part_from(ns)):
+                raise StoreError(
+                    f"The book that the recording {key.part} of {symbol} on {key.day} left is damaged: {error.message}",
+                    hint=f"The next recording goes on from it. `cift ingest --again` of that recording's file mends {key.path}.",
+                    key=key.path,
+                ) from error
+        return last
 
     def instruments(self) -> dict[str, Instrument]:
         """Every stored symbol, as its latest session describes it."""
-        latest: dict[str, tuple[int, bool, Key]] = {}
-        for key in self._partitions.find():
-            latest[key.symbol] = max(latest.get(key.symbol, (0, False, key)), (key.day, key.table == "book", key))
-        manifests = self._partitions.manifests([latest[symbol][2] for symbol in sorted(latest)])
-        return {symbol: Instrument(**facts["instrument"]) for symbol, (_, facts) in zip(sorted(latest), manifests, strict=True)}
+        latest: dict[str, list[Key]] = {}
+        for key in sorted(self._partitions.find(), key=lambda k: (k.symbol, k.day, k.part)):
+            before = latest.setdefault(key.symbol, [])
+            if before and before[0][2:] != key[2:]:
+                before.clear()
+            before.append(key)
+        keys = [key for symbol in sorted(latest) for key in latest[symbol]]
+        found: dict[str, Stored] = {}
+        for key, one in zip(keys, self._partitions.manifests(keys), strict=True):
+            found.setdefault(key.symbol, {})[key.table] = one
+        return {symbol: Instrument(**_describes(stored)["instrument"]) for symbol, stored in found.items()}
 
     def universe(self, symbols: Sequence[str]) -> Universe:
         """The instruments of some symbols, in the order given. Raises UnknownSymbol."""
@@ -249,7 +291,8 @@ class TickStore:
     def events(self, universe: Universe, session: Session) -> Events:
         """One merged stream of all parts, its trades signed where the feed sends no sides. A symbol that is not stored has no events.
 
-        Raises as `read` does; StoreError where a part is half written; DataError where two parts tell of the same time.
+        Raises as `read` does; StoreError where a part is half written or of two recordings; DataError where two parts tell of the same
+        time.
         """
         streams = []
         for i, instrument in enumerate(universe.instruments):
@@ -296,6 +339,10 @@ class TickStore:
         found: dict[str, tuple[PartitionRef, dict[str, Any]]], instrument: Instrument, session: Session
     ) -> list[tuple[PartitionRef, dict[str, Any]]]:
         """The tables of one part if it is whole and of this instrument and session; nothing for a stretch of another session."""
+        found, wrong = _of_one_write(found)
+        if wrong is not None:
+            what, hint = wrong
+            raise StoreError(f"{instrument.symbol} {session.day} {what}.", hint=hint)
         for ref, facts in found.values():
             stored = Instrument(**facts["instrument"])
             if stored != instrument:
@@ -314,18 +361,6 @@ class TickStore:
                     f"{ref.key} is open {its.open}..{its.close} ns, asked was {session.open}..{session.close} ns.",
                     hint="Take the session from sessions().",
                 )
-        # A file that was sent again without one of its tables leaves the old one behind: the table written last says which belong together.
-        closing = [facts["siblings"] for table in EVENT_TABLES if table in found and (facts := found[table][1])["siblings"]]
-        found = {table: one for table, one in found.items() if not closing or table in closing[-1]}
-        sources = [facts["source"] for _, facts in found.values()]
-        missing = {name for _, facts in found.values() for name in facts["siblings"]} - set(found)
-        beside = {name: sha256 for _, facts in found.values() for name, sha256 in facts.get("beside", {}).items()}
-        mixed = any(source != sources[0] for source in sources) or any(found[n][0].sha256 != beside[n] for n in beside.keys() & found)
-        if missing or mixed:
-            what = f"{', '.join(sorted(missing))} missing" if missing else "its tables come from different writes"
-            raise StoreError(
-                f"{instrument.symbol} {session.day} is half written: {what}.", hint="An ingest was stopped in the middle. Run it again."
-            )
         return list(found.values())
 
     def _keys(self, table: str, symbols: Sequence[str] | None, start_day: int | None, end_day: int | None) -> list[Key]:
@@ -404,6 +439,10 @@ class ParquetTicks(TickStore):
         super().__init__(ParquetPartitions(home))
 
 
+Stored = dict[str, tuple[PartitionRef, dict[str, Any]]]
+"""Tables of one part by name: their references and facts."""
+
+
 def open_ticks(settings: Settings) -> TickStore:
     """The tick store that the settings name: QuestDB where CIFT_QUESTDB_URL is set, else Parquet below the home. Connects to nothing."""
     if settings.questdb_url:
@@ -433,6 +472,51 @@ def joined(stretches: Iterable[Session]) -> list[Session]:
                 continue
         out.append(stretch)
     return out
+
+
+def _describes(stored: Stored) -> dict[str, Any]:
+    """The facts that say what a symbol is: the book's, unless it was left behind."""
+    events, _ = _of_one_write({name: stored[name] for name in EVENT_TABLES if name in stored})
+    named = events or stored
+    return named[next((name for name in reversed(EVENT_TABLES) if name in named), min(named))][1]
+
+
+def _of_one_write(found: Stored) -> tuple[Stored, tuple[str, str] | None]:
+    """Of the tables that lie in one part those of its latest write, and None; or what is wrong with them, and what to do.
+
+    A file that was sent again without one of its tables leaves the old one behind. The table that a write ends with says which tables
+    belong together, and which bytes of them: one that says so of what lies there is of the latest write.
+    """
+    said = [[t for t in EVENT_TABLES if t in found[name][1]["siblings"]] for name in EVENT_TABLES if name in found]
+    claims = [names for names in said if names]
+    whole = [names for i, names in enumerate(claims) if names not in claims[:i] and not _is_torn(found, names)]
+    if len(whole) > 1:
+        each = [f"{', '.join(names)} of {_file(found[names[-1]])}" for names in whole]
+        hint = "Rows of two recordings have no common order. Ingest one that holds all of these tables, or leave the symbol or day out."
+        return found, (f"holds tables of two recordings: {' and '.join(each)}", hint)
+    names = (whole or claims[-1:] or [list(found)])[0]
+    torn = "" if whole else _is_torn(found, names)
+    latest = {name: found[name] for name in names if name in found}
+    if torn:
+        file = _file(next(iter(latest.values())))
+        return latest, (f"is half written: {torn}", f"An ingest of {file} was stopped in the middle. Run it again.")
+    return latest, None
+
+
+def _is_torn(found: Stored, names: Sequence[str]) -> str:
+    """What makes some tables of a part not those of one write; "" where they are."""
+    if missing := sorted(set(names) - set(found)):
+        return f"{', '.join(missing)} missing"
+    sources = [found[name][1]["source"] for name in names]
+    beside = found[names[-1]][1].get("beside", {})
+    mixed = any(source != sources[0] for source in sources) or any(found[n][0].sha256 != beside[n] for n in beside.keys() & set(names))
+    return "its tables come from different writes" if mixed else ""
+
+
+def _file(stored: tuple[PartitionRef, dict[str, Any]]) -> str:
+    """The file that a partition came from, in words."""
+    source = stored[1]["source"]
+    return str(source.get("file") or source.get("feed") or "a file")
 
 
 def _close(part: list[tuple[PartitionRef, dict[str, Any]]]) -> int:

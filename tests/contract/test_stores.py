@@ -362,6 +362,38 @@ def test_half_an_ingest_of_the_same_file_again_is_no_session(ticks: TickStore) -
     assert same(ticks.events(universe, SESSION), new)
 
 
+def test_a_file_sent_again_without_its_book_is_what_the_session_is_now(ticks: TickStore) -> None:
+    """The old book stays where it lies and is read no more: neither half written, nor the new trades with the old book."""
+    instrument = toy_universe(1).instruments[0]
+    events = some_events()
+    events.kind[::4] |= TRADE
+    events.side[::4], events.trade_px[::4], events.trade_sz[::4] = 1, 1_050, 3
+    tables = tables_of_events(events)
+    store_days(ticks, FeedDay(instrument, SESSION, tables, {"feed": "test", "file": "whole"}))
+    later = replace(SESSION, open=SESSION.open - 1)
+    # What the symbol is may have changed too: no book, other levels.
+    alone = FeedDay(replace(instrument, fee_bps=3.0), later, {"trades": tables["trades"]}, {"feed": "test", "file": "alone"})
+    assert ticks.left_behind(alone) == ("status", "book")
+    store_days(ticks, alone)
+    assert ticks.instruments()["S0"].fee_bps == 3.0
+    found = ticks.events(ticks.universe(["S0"]), later)
+    assert set(found.kind.tolist()) == {TRADE} and len(found) == 5 and (found.bid_sz == 0).all()
+    assert [ref.table for ref in ticks.event_partitions(ticks.universe(["S0"]), later)] == ["trades"]
+    # A second file of other tables is no part of it.
+    store_days(ticks, FeedDay(instrument, SESSION, {"status": tables["status"]}, {"feed": "test", "file": "other"}))
+    with pytest.raises(StoreError, match=r"S0 20231114 holds tables of two recordings: trades of alone and status of other\.") as caught:
+        ticks.events(toy_universe(1), SESSION)
+    assert "Ingest one that holds all of these tables" in caught.value.hint
+    whole = FeedDay(instrument, SESSION, tables, {"feed": "test", "file": "whole"})
+    store_days(ticks, whole)
+    assert ticks.left_behind(whole) == () and same(ticks.events(toy_universe(1), SESSION), events)
+    # Stopped behind the trades, the book that lies there is not theirs.
+    ticks.write("trades", instrument, SESSION, tables["trades"], {"feed": "test", "file": "new"}, siblings=("trades", "book"))
+    with pytest.raises(StoreError, match="half written: its tables come from different writes") as caught:
+        ticks.events(toy_universe(1), SESSION)
+    assert "An ingest of new was stopped" in caught.value.hint
+
+
 def test_quarantined_rows_are_counted_and_kept(ticks: TickStore, tmp_path: Path) -> None:
     day = read_lobster(lobster_made(tmp_path / "made.zip"))
     book = day.tables["book"].with_columns(bid_px_00=pl.when(pl.col("sequence") == 4).then(99_999).otherwise("bid_px_00").cast(pl.Int32))

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cift_models.errors import Conflict, EmptyRange, FeedError, InputError, UnknownSymbol
+from cift_models.errors import Conflict, EmptyRange, FeedError, InputError, StoreError, UnknownSymbol
 from cift_models.events import BOOK, HALT, Events
 from cift_models.feeds import read
 from cift_models.feeds.canonical import tables_of_events
+from cift_models.feeds.canonical_files import write_canonical
 from cift_models.feeds.day import FeedDay
+from cift_models.feeds.lobster import read_lobster
 from cift_models.feeds.quality import Checked, check_tables
 from cift_models.files import sha256_file
 from cift_models.instruments import SECOND, Instrument, Session, Universe, stretch
@@ -247,18 +249,73 @@ def test_a_symbol_that_is_still_to_come_hides_no_session_of_the_others(files: li
         plan_features.fn(["TEST", "OTHRE"], DAYS[0], DAYS[-1], ingesting)
 
 
-def test_a_recording_behind_one_that_is_to_be_ingested_is_ingested_again(tmp_path: Path) -> None:
-    days, midnight = (date(2024, 8, 8), date(2024, 8, 9)), 1_723_161_600 * SECOND
+def two_days(folder: Path) -> tuple[Path, Path]:
+    """Captures of a venue that never closes, of which the second goes on from the first."""
+    midnight = 1_723_161_600 * SECOND
     lines = feed_made.made(seconds=10, start=midnight - 5 * SECOND).lines
-    first, second = (tmp_path / f"spot_btcusdt_{day:%Y%m%d}.gz" for day in days)
+    first, second = (folder / f"spot_btcusdt_2024080{day}.gz" for day in (8, 9))
     first.write_bytes(gzip.compress(b"".join(b"%d %s\n" % line for line in lines if line[0] < midnight)))
     second.write_bytes(gzip.compress(b"".join(b"%d %s\n" % line for line in lines if line[0] >= midnight)))
+    return first, second
+
+
+def test_a_recording_behind_one_that_is_to_be_ingested_is_ingested_again(tmp_path: Path) -> None:
+    days = (date(2024, 8, 8), date(2024, 8, 9))
+    first, second = two_days(tmp_path)
     ingest_file("binance", second, {})
     plan = plan_ingest.fn("binance", [str(first), str(second)], {}, *days)
     assert states(plan) == [("missing", "never done"), ("changed", "the recording of BTCUSDT.SPOT before it is ingested first")]
     for one in plan:
         ingest_file("binance", Path(one.file), {})
     assert states(plan_ingest.fn("binance", [str(first), str(second)], {}, *days)) == [("done", "")] * 2
+
+
+def test_a_damaged_book_state_is_named_and_mended_by_its_own_file(tmp_path: Path, home: Path) -> None:
+    first, second = two_days(tmp_path)
+    days = (date(2024, 8, 8), date(2024, 8, 9))
+    for file in (first, second):
+        ingest_file("binance", file, {})
+    before = lake(home)
+    early, late = sorted((home / "lake" / "book_state" / "BTCUSDT.SPOT").glob("*/*/partition.json"))
+    late.write_text("{}")  # what it left itself: nothing that it reads
+    assert not ingest_file("binance", second, {}, again=True).again and lake(home) == before
+    late.write_text("{}")
+    early.write_text("{}")
+    key = early.parent.relative_to(home)
+    with pytest.raises(StoreError, match=rf"The book that the recording t\d+ of BTCUSDT.SPOT on 20240808 left is damaged.*{key}") as caught:
+        ingest_file("binance", second, {}, again=True)
+    assert f"`cift ingest --again` of that recording's file mends {key}" in caught.value.hint
+    plan = plan_ingest.fn("binance", [str(first), str(second)], {}, *days)
+    assert states(plan) == [("changed", f"the manifest of {key} is damaged"), ("missing", "never done")]
+    for one in plan:
+        ingest_file("binance", Path(one.file), {})
+    assert lake(home) == before and states(plan_ingest.fn("binance", [str(first), str(second)], {}, *days)) == [("done", "")] * 2
+    early.write_text("{}")
+    plan = plan_ingest.fn("binance", [str(second)], {}, *days)
+    assert states(plan) == [("changed", f"the book that the recording of BTCUSDT.SPOT before it left is damaged ({key})")]
+
+
+def test_a_recording_sent_again_without_its_book_says_what_is_read_no_more(tmp_path: Path) -> None:
+    day = read_lobster(lobster_made(tmp_path / "TEST.zip"))
+    files = write_canonical(tmp_path / "in", day)
+    (book,) = [path for path in files if path.name.startswith("book_")]
+    (trades,) = [path for path in files if path.name.startswith("trades_")]
+    ingest_file("canonical", trades, {})
+    whole = book.read_bytes()
+    book.unlink()
+    (one,) = ingest_file("canonical", trades, {}).stored
+    assert one.summary.endswith("; the book stored before is of another file and no longer read")
+    ticks = open_ticks(get_settings())
+
+    def events() -> Events:
+        (session,) = ticks.sessions(["TEST"])
+        return ticks.events(ticks.universe(["TEST"]), session)
+
+    assert len(events()) and not (events().kind & BOOK).any()
+    assert ingest_file("canonical", trades, {}).again
+    book.write_bytes(whole)
+    (one,) = ingest_file("canonical", trades, {}).stored
+    assert (events().kind & BOOK).any() and "no longer read" not in one.summary
 
 
 @pytest.mark.real_data

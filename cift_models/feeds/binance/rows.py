@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +40,7 @@ from cift_models.feeds.binance.scan import (
     UNTIL,
 )
 from cift_models.feeds.binance.sync import REASONS, ROW, Sync, Told, follow
+from cift_models.feeds.day import part_from, utc_day
 from cift_models.instruments import SECOND, Instrument
 
 Columns = dict[str, NDArray]
@@ -213,8 +213,7 @@ def end_part(symbol: Symbol) -> Rows:
 
 
 def _rows(symbol: Symbol, tables: dict[str, Columns], apart: dict[str, dict[str, list]], facts: Facts) -> Rows:
-    day = int(datetime.fromtimestamp(symbol.first // SECOND, UTC).strftime("%Y%m%d"))
-    part = f"t{_second(symbol):05d}"
+    day, part = utc_day(symbol.first), part_from(symbol.first)
     return Rows(symbol.instrument, symbol.grid, day, part, symbol.first, symbol.last, tables, apart, facts, symbol.continues)
 
 
