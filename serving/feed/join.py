@@ -54,6 +54,8 @@ LAST_WORD_S = 5.0
 """How long a feed that ends in an error tries to say that it does."""
 PATIENCE_S = 30.0
 """How long a feed that is asked to end waits for a service that does not acknowledge."""
+LAGS = 100_000
+"""Decisions whose lag is kept: a day and four hours of seconds, under a megabyte."""
 SESSION_HOURS = 24
 """A session that the feed begins lasts so long. A venue that never closes has none of its own, and the wire wants a close."""
 
@@ -248,6 +250,7 @@ class Join:
         sender: Sender,
         *,
         tape: Tape | None = None,
+        decisions: Decisions | None = None,
         state: Path | None = None,
         clock: Steady | None = None,
         tell: Callable[[str], None] = log.info,
@@ -258,7 +261,7 @@ class Join:
         self.tape = tape
         self.tell = tell
         self.seconds = 0.0
-        self.lag_ms: deque[float] = deque(maxlen=100_000)
+        self.decisions = decisions or Decisions(None)
         self._state = state
         self._clock = clock or Steady(WallClock())
         self._backlog = clients[0].backlog
@@ -350,7 +353,7 @@ class Join:
     async def _send(self, parts: Sequence[tuple[Session, dict[str, Any]]], running: Sequence[asyncio.Task]) -> None:
         for session, part in parts:
             if "session" in part and self._state is not None:
-                write_atomic(self._state, orjson.dumps(asdict(session)))
+                _write_state(self._state, session)
             sending = asyncio.create_task(self.sender.send(session, part))
             while not sending.done() and not running[-1].done() and time.monotonic() < self._until:
                 await asyncio.wait([sending, running[-1]], timeout=BEAT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -391,10 +394,10 @@ class Join:
             raise self._unacknowledged(patience_s)
 
     async def _resume(self) -> None:
-        """Go on with the session of a feed that was stopped or killed, where the service is still in it."""
-        if self._state is None or not self._state.exists():
+        """Go on with the session of a feed that was stopped or killed, where the service is still in it. Raises StoreError."""
+        session = _read_state(self._state) if self._state is not None else None
+        if session is None:
             return
-        session = Session(**orjson.loads(self._state.read_bytes()))
         served = await ask_model(self.sender.url)
         watermark = served["watermark"]
         if served["session"] != session.day or not session.open <= watermark <= session.close or self._clock.now() > session.close:
@@ -423,7 +426,7 @@ class Join:
 
     def summary(self) -> dict[str, Any]:
         """What was fed, as JSON."""
-        session, lag = self.stream.session, sorted(self.lag_ms)
+        session, lag = self.stream.session, sorted(self.decisions.lag_ms)
         return {
             "seconds": round(self.seconds, 3),
             "session": asdict(session) if session else None,
@@ -433,7 +436,7 @@ class Join:
             "again": self.sender.again,
             "acknowledged": self.sender.acknowledged,
             "service_connections": self.sender.connections,
-            "decisions": len(lag),
+            "decisions": self.decisions.count,
             "clock_steps": self._clock.steps + self.stream.steps,
             "lag_ms": {
                 name: lag[min(len(lag) - 1, int(share * len(lag)))] if lag else None for name, share in (("p50", 0.5), ("p99", 0.99))
@@ -443,12 +446,44 @@ class Join:
         }
 
 
+def _read_state(path: Path) -> Session | None:
+    """The session that a feed of this home began last; None where none did. Raises StoreError for a file that no feed wrote."""
+    try:
+        said = orjson.loads(path.read_bytes())
+        if not isinstance(said, dict) or said.keys() != {"day", "open", "close"}:
+            raise ValueError("expected day, open and close")
+        return wire.read_session(said["day"], said["open"], said["close"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, InputError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.message if isinstance(error, InputError) else str(error)
+        raise StoreError(
+            f"{path} does not say which session runs: {str(why).rstrip('.')}.",
+            hint="Remove it: the feed then begins a new session, and the service forgets the one that runs.",
+        ) from error
+
+
+def _write_state(path: Path, session: Session) -> None:
+    try:
+        write_atomic(path, orjson.dumps(asdict(session)))
+    except OSError as error:
+        raise StoreError(
+            f"{path}: {error.strerror}; the session is not written down.", hint="Make room, and start the feed again."
+        ) from error
+
+
 class Decisions:
-    """What the service says: counted by action, timed against its instant, written down where a file is given."""
+    """What the service says: counted, timed against its instant, written down where a file is given.
+
+    count    decisions, all of them
+    actions  actions by name, over all symbols
+    lag_ms   how long behind its instant each was heard, of the newest LAGS
+    """
 
     def __init__(self, path: Path | None) -> None:
+        self.count = 0
         self.actions: Counter[str] = Counter()
-        self.lag_ms: deque[float] | None = None
+        self.lag_ms: deque[float] = deque(maxlen=LAGS)
         self.clock: Clock = WallClock()
         self._file: IO[bytes] | None = None
         if path is not None:
@@ -458,8 +493,8 @@ class Decisions:
                 raise InputError(f"{path}: {error.strerror}.", hint="Expected a file that can be written: --decisions FILE.") from error
 
     def __call__(self, said: dict[str, Any]) -> None:
-        if self.lag_ms is not None:
-            self.lag_ms.append((self.clock.now() - said["as_of"]) / 1e6)
+        self.count += 1
+        self.lag_ms.append((self.clock.now() - said["as_of"]) / 1e6)
         self.actions.update(one["action"] for one in said["symbols"].values())
         if self._file is not None:
             try:
@@ -528,6 +563,5 @@ async def join(
     stream = Stream(universe, places, clock_ns, books, session_hours * 3600 * SECOND)
     sender = Sender(url, universe.symbols, heard, in_flight)
     tape = Tape(clients, beside, captures, Books(grids, tell=False)) if captures is not None and beside is not None else None
-    made = Join(clients, stream, sender, tape=tape, state=state, clock=steady, tell=tell)
-    heard.lag_ms, heard.clock = made.lag_ms, steady or WallClock()
-    return made
+    heard.clock = steady or heard.clock
+    return Join(clients, stream, sender, tape=tape, decisions=heard, state=state, clock=steady, tell=tell)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
+import re
 from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from cift_models.instruments import SECOND, Session
 from serving.feed import join as join_module
 from serving.feed import sender as module
 from serving.feed.backlog import Backlog
+from serving.feed.client import Steady
 from serving.feed.join import Join
 from serving.feed.sender import Sender, ask_model
 
@@ -310,6 +314,7 @@ class FakeStream:
 
     def __init__(self, n: int) -> None:
         self.n, self.session, self.books = n, SESSION, self
+        self.events = self.steps = 0
 
     def until_next_s(self, now: int) -> float:
         return 0.001
@@ -350,6 +355,84 @@ def test_a_service_that_is_gone_keeps_no_feed_from_ending(monkeypatch, messages:
 
     with pytest.raises(error, match=words):
         asyncio.run(body())
+
+
+def test_every_decision_is_counted_and_the_lags_of_the_newest_are_kept(monkeypatch):
+    monkeypatch.setattr(join_module, "LAGS", 10)
+    heard = join_module.Decisions(None)
+    for n in range(25):
+        heard({"as_of": OPEN + n * SECOND, "symbols": {"BTCUSDT.SPOT": {"action": "Hold"}, "ETHUSDT.SPOT": {"action": "Buy"}}})
+    made = Join([FakeClient()], FakeStream(0), Sender("ws://127.0.0.1:9/ticks", SYMBOLS, heard, 2), decisions=heard)  # type: ignore[list-item, arg-type]
+    made.clients = []
+    assert made.summary()["decisions"] == 25 and len(heard.lag_ms) == 10 and heard.actions == {"Hold": 25, "Buy": 25}
+
+
+DAY = Session(20240808, OPEN, OPEN + 3600 * SECOND)
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "empty document"),
+    (b"{", "does not say which session runs"),
+    (b"[1]", "expected day, open and close"),
+    (b'{"day":20240808,"open":1}', "expected day, open and close"),
+    (b'{"day":20240808,"open":1,"close":2,"release":"x"}', "expected day, open and close"),
+    (b'{"day":"20240808","open":1,"close":2}', "session.day is '20240808'. Expected an integer"),
+    (b'{"day":20240808,"open":5,"close":2}', "does not end after it begins"),
+    (b'{"day":20240808,"open":5,"close":9e99}', "session.close"),
+    (b"\xff\x00", "does not say which session runs"),
+    (None, "Is a directory"),
+])  # fmt: skip
+def test_a_state_file_that_no_feed_wrote_is_one_clear_error(tmp_path, content: bytes | None, words: str):
+    path = tmp_path / "127.0.0.1_3000.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    service = FakeService()
+
+    async def body(url: str) -> None:
+        made = Join([FakeClient()], FakeStream(0), Sender(url, SYMBOLS, lambda said: None, 2), state=path)  # type: ignore[list-item, arg-type]
+        async with asyncio.timeout(5):
+            await made.run()
+
+    with pytest.raises(StoreError, match=re.escape(words)) as raised:
+        run(service, body)
+    assert str(path) in raised.value.message and "Remove it" in raised.value.hint
+    assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+@pytest.mark.parametrize("ahead", [0, 5 * SECOND])
+def test_a_feed_that_comes_back_stamps_behind_the_gap_that_it_tells(tmp_path, monkeypatch, ahead: int):
+    """Also where the service's time is ahead of our clock: what is recorded and what is fed say the same time."""
+    path = tmp_path / "state.json"
+    join_module._write_state(path, DAY)
+    now = OPEN + 60 * SECOND
+
+    class Now:
+        def stamp(self, text: bytes) -> int:
+            return now
+
+        now = staticmethod(lambda: now)  # type: ignore[assignment]
+
+    async def served(url: str) -> dict[str, Any]:
+        return {"session": 20240808, "watermark": now + ahead}
+
+    monkeypatch.setattr(join_module, "ask_model", served)
+    stream = FakeStream(0)
+    stream.resume = lambda session, watermark, at: stream.__dict__.update(reached=max(at, watermark + 1) + 1) or []  # type: ignore[attr-defined]
+    clock = Steady(Now())  # type: ignore[arg-type]
+    made = Join([FakeClient()], stream, Sender("ws://127.0.0.1:9/ticks", SYMBOLS, lambda said: None, 2), state=path, clock=clock)  # type: ignore[list-item, arg-type]
+    asyncio.run(made._resume())
+    assert clock.stamp(b"") == stream.reached == now + ahead + 2  # type: ignore[attr-defined]
+
+
+def test_a_session_that_cannot_be_written_down_is_said(tmp_path, monkeypatch):
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(join_module, "write_atomic", full)
+    with pytest.raises(StoreError, match=r"state\.json: No space left on device"):
+        join_module._write_state(tmp_path / "state.json", DAY)
+    monkeypatch.undo()
+    join_module._write_state(tmp_path / "state.json", DAY)
+    assert join_module._read_state(tmp_path / "state.json") == DAY and join_module._read_state(tmp_path / "none.json") is None
 
 
 def test_decisions_that_cannot_be_written_end_the_feed_and_are_no_broken_connection():
