@@ -30,5 +30,5 @@ def backfill(params: BackfillParameters) -> list[Planned]:
             return [*ingesting, *building]
         ingest_all(params.feed, [Path(one.file) for one in ingesting if one.state != "done"], options)
         if params.symbols:
-            build(select_data(params.symbols, params.start, params.end, None, 0))
+            build(select_data(params.symbols, params.start, params.end, None, 0, blocks=False))
         return [*ingesting, *building]

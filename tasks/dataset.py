@@ -13,14 +13,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from cift_models.errors import EmptyRange, StoreError, StoreUnavailable
+from cift_models.errors import EmptyRange, InputError, StoreError, StoreUnavailable
 from cift_models.features import FeatureSet, stream
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
 from cift_models.models.protocol import Panel
 from cift_models.refs import PartitionRef
 from cift_models.settings import get_settings
-from cift_models.splits import BlockCalendar, block_calendar
+from cift_models.splits import BLOCKS, BlockCalendar, block_calendar, decision_rows
 from cift_models.stores.features import open_features
 from cift_models.stores.panels import open_panel as stored_panel
 from cift_models.stores.ticks import open_ticks
@@ -34,7 +34,7 @@ class Dataset(BaseModel):
     """What a run is about, as plain values: nothing in it is a path, everything in it is part of every step's key.
 
     partitions   stored tables by session (yyyymmdd), as the manifests name them
-    calendar     the ten blocks (splits.BlockCalendar)
+    calendar     the ten blocks (splits.BlockCalendar); {} where only features are built
     latency_ns   how long after a decision its price is taken
     """
 
@@ -55,6 +55,11 @@ class Dataset(BaseModel):
         return FeatureSet.from_json(self.features)
 
     def get_calendar(self) -> BlockCalendar:
+        """Raises InputError where the data were selected without blocks."""
+        if not self.calendar:
+            raise InputError(
+                "These data were selected for features only: they have no blocks.", hint="Select them with blocks to fit on them."
+            )
         return BlockCalendar.from_json(self.calendar)
 
     def session(self, day: int) -> Session:
@@ -70,10 +75,19 @@ def yyyymmdd(day: date) -> int:
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def select_data(symbols: list[str], start: date, end: date, test_from: date | None, latency_ms: int, last: int | None = None) -> Dataset:
+def select_data(
+    symbols: list[str],
+    start: date,
+    end: date,
+    test_from: date | None,
+    latency_ms: int,
+    last: int | None = None,
+    blocks: bool = True,
+) -> Dataset:
     """Name the stored sessions of a range (both ends included; the `last` n of them) and lay the block calendar over them.
 
-    Raises UnknownSymbol and EmptyRange, naming what is stored.
+    Without `blocks` there is no calendar: for whoever builds features only, of sessions however short. Raises UnknownSymbol and EmptyRange,
+    naming what is stored; EmptyRange where the sessions are too short for ten blocks, naming their decision rows.
     """
     ticks = open_ticks(get_settings())
     if end < start:
@@ -81,16 +95,42 @@ def select_data(symbols: list[str], start: date, end: date, test_from: date | No
     universe = ticks.universe(symbols)
     sessions = list(ticks.sessions(symbols, yyyymmdd(start), yyyymmdd(end)))[-last if last else None :]
     features = FeatureSet(levels=universe.levels)
-    calendar = block_calendar(sessions, features.clock_ns, SECOND, test_from)
+    calendar = _blocks(symbols, sessions, features.clock_ns, test_from).as_json() if blocks else {}
     return Dataset(
         universe=universe.as_json(),
         sessions=[asdict(s) for s in sessions],
         features=features.as_json(),
-        calendar=calendar.as_json(),
+        calendar=calendar,
         horizon_ns=SECOND,
         latency_ns=latency_ms * 1_000_000,
         partitions={s.day: list(ticks.event_partitions(universe, s)) for s in sessions},
     )
+
+
+def _blocks(symbols: list[str], sessions: list[Session], clock_ns: int, test_from: date | None) -> BlockCalendar:
+    """The ten blocks. Raises EmptyRange, saying how many decision rows each session has and how many are needed."""
+    try:
+        return block_calendar(sessions, clock_ns, SECOND, test_from)
+    except EmptyRange as error:
+        rows = {session.day: len(decision_rows(session, clock_ns, SECOND)) for session in sessions}
+        fewest = sorted(sessions, key=lambda s: (rows[s.day], s.day))
+        said = ", ".join(f"{s.day} has {rows[s.day]:,} in {(s.close - s.open) / SECOND:,.0f} s" for s in fewest[:5])
+        more = f", {len(fewest) - 5} others have more" if len(fewest) > 5 else ""
+        cut = yyyymmdd(test_from) if test_from else 0
+        need = (
+            f"7 before {test_from} and 3 from it on (there are {sum(n for day, n in rows.items() if day < cut):,} "
+            f"and {sum(n for day, n in rows.items() if day >= cut):,})"
+            if test_from
+            else "one in each block of whole sessions"
+            if len(sessions) >= BLOCKS
+            else f"{BLOCKS}, one a block (there are {sum(rows.values()):,})"
+        )
+        raise EmptyRange(
+            f"{','.join(symbols)}: {len(sessions)} sessions are too short for ten blocks. "
+            f"Of decision rows {said}{more}. Needed are {need}.",
+            hint="They are a second each, none in the first and last tenth of a session (10 minutes of a long one): take a longer range, "
+            "or another test_from. `cift backfill --symbols` builds features of sessions of any length.",
+        ) from error
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)

@@ -113,7 +113,7 @@ def plan_features(symbols: list[str], start: date, end: date, ingesting: list[Pl
             found[session.day] = ("changed" if len(known) == len(symbols) else "missing", "its ticks are ingested first")
             continue
         # A session at a time: one that is half written says nothing of the others.
-        dataset = select_data.fn(symbols, _date(session.day), _date(last), None, 0)
+        dataset = select_data.fn(symbols, _date(session.day), _date(last), None, 0, blocks=False)
         inputs = feature_inputs(dataset, session.day)
         done = find_step("features", inputs)
         if done is not None:

@@ -6,7 +6,7 @@ import gzip
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,12 @@ from cift_models.feeds.quality import Checked, check_tables
 from cift_models.files import sha256_file
 from cift_models.instruments import SECOND, Instrument, Session, Universe, stretch
 from cift_models.settings import get_settings
+from cift_models.splits import decision_rows
 from cift_models.stores.ticks import open_ticks
+from flows.backfill import backfill
 from flows.ingest import ingest
-from flows.parameters import IngestParameters
-from tasks.dataset import build_session, select_data
+from flows.parameters import BackfillParameters, IngestParameters
+from tasks.dataset import build_session, feature_inputs, select_data
 from tasks.ingest import ingest_file
 from tasks.plan import Planned, plan_features, plan_ingest
 from tasks.runs import alone
@@ -236,6 +238,64 @@ def test_a_session_over_midnight_is_planned_as_one() -> None:
     assert plan() == [(20240625, "done", "")]
     second = Planned(step="ingest", what="b", symbol="COIN", day=20240626, state="changed", why="the file changed")
     assert plan(second) == [(20240625, "changed", "its ticks are ingested first")]
+
+
+def short(days: dict[int, int]) -> None:
+    """Store a venue that never closes: so many seconds of some days (of June 2024)."""
+    instrument = Instrument("COIN", 100, 1, 1, "coins", 0.0, "always", 1)
+    for day, n in days.items():
+        first = int(datetime(2024, 6, day, 12, tzinfo=UTC).timestamp())
+        events = Events.empty(n, 1)
+        events.ts[:] = (first + np.arange(n)) * SECOND
+        events.sequence[:], events.kind[:] = np.arange(n), BOOK
+        events.bid_px[:], events.ask_px[:], events.bid_sz[:], events.ask_sz[:] = 10, 11, 1, 1
+        session = stretch(int(events.ts[0]), int(events.ts[-1]))
+        feed_day = FeedDay(instrument, session, tables_of_events(events), {"feed": "test"}, "t1")
+        open_ticks(get_settings()).write_day(feed_day, check_tables(feed_day.tables, session, receive_clock=True))
+
+
+def test_sessions_too_short_for_ten_blocks_say_what_they_have_and_what_is_needed() -> None:
+    short({25: 14, 26: 30})
+    days = (date(2024, 6, 25), date(2024, 6, 26))
+    (one, two) = open_ticks(get_settings()).sessions(["COIN"])
+    rows = [len(decision_rows(session, SECOND, SECOND)) for session in (one, two)]
+    assert 0 <= rows[0] < rows[1] and sum(rows) < 200
+    with pytest.raises(
+        EmptyRange, match=rf"COIN: 1 sessions .* 20240625 has {rows[0]} in 13 s\. Needed are 10, one a block \(there are {rows[0]}\)"
+    ):
+        select_data.fn(["COIN"], days[0], days[0], None, 0)
+    needed = rf"20240625 has {rows[0]} in 13 s, 20240626 has {rows[1]} in 29 s\. Needed are 7 before 2024-06-25 and 3 from it on "
+    with pytest.raises(EmptyRange, match=needed + rf"\(there are 0 and {sum(rows)}\)"):
+        select_data.fn(["COIN"], *days, days[0], 0)
+    with pytest.raises(EmptyRange, match="one in each block of whole sessions") as caught:
+        short(dict.fromkeys(range(1, 13), 1))
+        select_data.fn(["COIN"], date(2024, 6, 1), date(2024, 6, 12), None, 0)
+    assert "7 others have more" in str(caught.value) and "`cift backfill --symbols`" in caught.value.hint
+
+
+def test_a_backfill_needs_no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    short({25: 14})
+    day = date(2024, 6, 25)
+    (one,) = plan_features.fn(["COIN"], day, day, [])
+    assert (one.state, one.why) == ("missing", "never done")
+    dataset = select_data.fn(["COIN"], day, day, None, 0, blocks=False)
+    assert build_session.fn(dataset, 20240625).facts["instants"] >= 13
+    with pytest.raises(InputError, match="features only"):
+        dataset.get_calendar()
+    assert states(plan_features.fn(["COIN"], day, day, [])) == [("done", "")]
+    asked: list[bool] = []
+    monkeypatch.setattr("flows.backfill.plan_ingest", lambda *_: [])
+    monkeypatch.setattr("flows.backfill.build", lambda dataset: asked.append(dataset.calendar == {}))
+    params = BackfillParameters(feed="lobster", files=["x"], start=day, end=day, symbols=["COIN"])
+    monkeypatch.setattr("flows.backfill.select_data", select_data.fn)
+    monkeypatch.setattr("flows.backfill.plan_features", plan_features.fn)
+    assert [one.state for one in backfill.fn(params)] == ["done"] and asked == [True]
+
+
+def test_the_blocks_do_not_change_what_features_are_keyed_by(files: list[Path]) -> None:
+    ingest_file("lobster", files[0], {})
+    keys = [feature_inputs(select_data.fn(["TEST"], DAYS[0], DAYS[0], None, 0, blocks=b), 20120620) for b in (True, False)]
+    assert keys[0] == keys[1]
 
 
 def test_a_symbol_that_is_still_to_come_hides_no_session_of_the_others(files: list[Path]) -> None:
