@@ -407,3 +407,22 @@ def test_columns_of_another_shape_are_refused():
 def test_what_cannot_be_is_refused_when_made(make):
     with pytest.raises(InputError):
         make()
+
+
+def test_a_level_that_empties_while_the_best_runs_away_is_still_empty():
+    """A distance of EMPTY_OFFSET is no price: level 01 comes back far below where the best stood, and counts as a rise from nothing."""
+    flat = np.ones(2, np.int32)
+    best = Level(np.array([100_000, 40_000], np.int32), flat, np.array([200_000, 260_000], np.int32), flat)
+    near = Level(
+        np.array([EMPTY_OFFSET, 2], np.int16), np.array([0, 5], np.int32), np.array([EMPTY_OFFSET, 3], np.int16), np.array([0, 7], np.int32)
+    )
+    chunk = Chunk(np.zeros(2, np.int64), flat, flat, (best, near))
+    assert slow_e(absolute(chunk), 1) == [0, 5 - 7]
+    check(job(), chunk, job().run([chunk]))
+
+
+@pytest.mark.parametrize("sizes", [[5, -1, 5, -1, 9, 9, 9], [-9] * 7])
+def test_a_volume_clock_refuses_sizes_below_zero(sizes):
+    chunk = stream(15, 7)
+    with pytest.raises(DataError, match="size: row"):
+        VolumeClock(3).ends(VolumeClock(3).start(), changed(chunk, size=np.array(sizes, np.int32)))

@@ -61,7 +61,9 @@ class Bars:
     def empty(cls, n: int, as_of: NDArray[np.int64] | None = None) -> Bars:
         """n bars to be filled."""
         columns: dict[str, Any] = {f.name: np.empty(n, np.int32 if f.name in PRICES else np.int64) for f in fields(cls)}
-        return cls(**columns if as_of is None else columns | {"as_of": as_of})
+        if as_of is not None:
+            columns["as_of"] = as_of
+        return cls(**columns)
 
 
 def start() -> State:

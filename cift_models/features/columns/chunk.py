@@ -115,6 +115,12 @@ class Chunk:
         return cls(events.ts, price.astype(np.int32), np.where(events.kind & TRADE, events.trade_sz, 0), levels)
 
 
+def check_lots(name: str, column: NDArray, rows_before: int = 0) -> None:
+    """Raise DataError where a size is negative or above MAX_LOTS of its type."""
+    if len(column) and (column.min() < 0 or column.max() > MAX_LOTS[column.dtype]):
+        raise refuse_lots(name, column, rows_before)
+
+
 def refuse_lots(name: str, column: NDArray, rows_before: int) -> DataError:
     """What to raise where a size is negative or above MAX_LOTS of its type; `rows_before` were read before this chunk."""
     most = MAX_LOTS[column.dtype]

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from cift_models.errors import DataError, InputError
-from cift_models.features.columns.chunk import Chunk
+from cift_models.features.columns.chunk import Chunk, check_lots
 from cift_models.instruments import SECOND
 
 State = dict[str, NDArray]
@@ -38,7 +38,7 @@ class Clock(Protocol):
         """(ends int64[K], as_of int64[K]) of the bars that end within the chunk: bar k holds rows ends[k - 1] .. ends[k] - 1 of it (the
         first also what earlier chunks left open) and may be used from as_of[k] on. Changes `state` in place.
 
-        Raises DataError where time goes back, within the chunk or against the one before it.
+        Raises DataError where time goes back, within the chunk or against the one before it, and (VolumeClock) for a size below 0.
         """
         ...
 
@@ -66,7 +66,8 @@ class TimeClock:
 
     def ends(self, state: State, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         _check_order(state["clock"], chunk)
-        return _cut(_time_ends, chunk, self.width_ns, self.anchor_ns, state["clock"])
+        span = int(chunk.ts[-1]) - max(int(chunk.ts[0]), int(state["clock"][0])) if len(chunk) else 0
+        return _cut(_time_ends, chunk, max(span, 0) // self.width_ns + 2, self.width_ns, self.anchor_ns, state["clock"])
 
     def open_as_of(self, state: State) -> int:
         return int(state["clock"][0])
@@ -86,7 +87,7 @@ class TickClock:
 
     def ends(self, state: State, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         _check_order(state["clock"], chunk)
-        return _cut(_tick_ends, chunk, self.trades, state["clock"])
+        return _cut(_tick_ends, chunk, len(chunk) // self.trades + 1, self.trades, state["clock"])
 
     def open_as_of(self, state: State) -> int:
         return int(state["clock"][1])
@@ -109,7 +110,8 @@ class VolumeClock:
 
     def ends(self, state: State, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         _check_order(state["clock"], chunk)
-        return _cut(_volume_ends, chunk, self.lots, state["clock"])
+        check_lots("size", chunk.size)  # the room below is enough for sizes of at least 0 alone
+        return _cut(_volume_ends, chunk, int(chunk.size.sum()) // self.lots + 1, self.lots, state["clock"])
 
     def open_as_of(self, state: State) -> int:
         return int(state["clock"][1])
@@ -136,9 +138,9 @@ def _check_order(memory: NDArray[np.int64], chunk: Chunk) -> None:
     memory[1] = ts[-1]
 
 
-def _cut(kernel, chunk: Chunk, *args) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ends and instants, cut to the bars that there are. The two buffers are as long as the chunk but only what is written is resident."""
-    ends, as_of = np.empty((2, len(chunk)), np.int64)
+def _cut(kernel, chunk: Chunk, room: int, *args) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ends and instants of the bars that there are, at most `room`. (Buffers as long as the chunk would cost more than the search.)"""
+    ends, as_of = np.empty((2, min(room, len(chunk))), np.int64)
     k = kernel(chunk.ts, chunk.size, ends, as_of, *args)
     return ends[:k].copy(), as_of[:k].copy()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -22,6 +23,10 @@ MOST_BINS = 2**21
 LOWEST, HIGHEST, BASE, ROWS, BITS = range(5)
 """Places in the memory: lowest and highest occupied bin of the open stretch (none: lowest above highest), price bin of the first slot, rows
 of the open stretch, and all bits that any size so far has."""
+
+
+DONE, MORE_ROWS, MORE_BINS, NOT_EXACT = range(4)
+"""Why the kernel came back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +71,23 @@ class VolumeProfile:
         stretch lie more than MOST_BINS apart, and where its volume could pass int64. The state may not be used afterwards.
         """
         ends, instants = TimeClock(self.width_ns, self.anchor_ns).ends(state, chunk)
-        # A row fills at most one bin, so this is room enough; only what is written is resident.
-        room = len(chunk) + len(state["bins"]) if len(ends) else 0
-        as_of, price, volume = np.empty(room, np.int64), np.empty(room, np.int32), np.empty(room, np.int64)
-        at, rows, k = 0, 0, 0
-        while True:
-            k, at, rows, low, high = _fold(
-                chunk.price, chunk.size, ends, instants, state["bins"], state["span"], self.bin_ticks, as_of, price, volume, k, at, rows
+        table: list[NDArray[Any]] = [np.empty(FIRST_BINS, kind) for kind in (np.int64, np.int32, np.int64)]
+        at, rows, k, found = 0, 0, 0, MORE_ROWS
+        while found != DONE:
+            found, k, at, rows, low, high = _fold(
+                chunk.price, chunk.size, ends, instants, state["bins"], state["span"], self.bin_ticks, *table, k, at, rows
             )
-            if low > high:
-                break
-            if k < 0:
+            if found == MORE_ROWS:
+                table = [np.concatenate([column, np.empty(len(column) + high, column.dtype)]) for column in table]
+            elif found == MORE_BINS:
+                state["bins"], state["span"] = _widen(state["bins"], state["span"], int(low), int(high))
+            elif found == NOT_EXACT:
                 raise DataError(
                     f"A stretch of the profile has {low:,} rows, of up to {high:,} lots. Expected rows x lots below 2^62.",
                     hint="Take shorter stretches, or count in larger lots.",
                 )
-            state["bins"], state["span"] = _widen(state["bins"], state["span"], int(low), int(high))
-        return Profile(as_of[:rows].copy(), price[:rows].copy(), volume[:rows].copy())
+        as_of, price, volume = (column[:rows].copy() for column in table)
+        return Profile(as_of, price, volume)
 
     def finish(self, state: State) -> Profile:
         """The bins of the stretch that is still open; `state` stays as it is."""
@@ -119,8 +124,8 @@ def _widen(bins: NDArray[np.int64], span: NDArray[np.int64], low: int, high: int
 
 @njit(cache=True, nogil=True)
 def _fold(price, size, ends, instants, bins, span, bin_ticks, as_of, out_price, out_volume, k, at, rows):
-    """Go on at row `at` in stretch k with `rows` written. Returns (k, at, rows, low, high): low <= high are bins that there is no room for,
-    or with k < 0 the rows and the largest size of a stretch whose volume may not be exact."""
+    """Go on at row `at` in stretch k with `rows` written. Returns (why, k, at, rows, a, b): of MORE_BINS a .. b are the bins that lack
+    room, of MORE_ROWS b is how many rows a stretch may need, of NOT_EXACT a is its rows and b its largest size."""
     n = price.shape[0]
     while True:
         hi = ends[k] if k < ends.shape[0] else n
@@ -135,7 +140,7 @@ def _fold(price, size, ends, instants, bins, span, bin_ticks, as_of, out_price, 
             if bottom <= top:
                 low, high = np.int64(bottom) // bin_ticks, np.int64(top) // bin_ticks
                 if low < span[BASE] or high >= span[BASE] + bins.shape[0]:
-                    return k, at, rows, low, high
+                    return MORE_BINS, k, at, rows, low, high
                 _add(px, lots, bins, span[BASE], bin_ticks, low - span[BASE])
                 occupied = span[LOWEST] <= span[HIGHEST]
                 span[LOWEST] = min(span[LOWEST], low) if occupied else low
@@ -143,10 +148,13 @@ def _fold(price, size, ends, instants, bins, span, bin_ticks, as_of, out_price, 
             span[BITS] |= bits
             span[ROWS] += hi - at
             if span[BITS] >= 2**62 // span[ROWS]:
-                return -1, at, rows, span[ROWS], max(span[BITS], span[ROWS])
+                return NOT_EXACT, k, at, rows, span[ROWS], span[BITS]
             at = hi
         if k == ends.shape[0]:
-            return k, at, rows, np.int64(1), np.int64(0)
+            return DONE, k, at, rows, np.int64(0), np.int64(0)
+        width = span[HIGHEST] - span[LOWEST] + 1
+        if rows + width > as_of.shape[0]:
+            return MORE_ROWS, k, at, rows, np.int64(0), width
         for b in range(span[LOWEST] - span[BASE], span[HIGHEST] - span[BASE] + 1):
             if bins[b] > 0:
                 as_of[rows] = instants[k]
