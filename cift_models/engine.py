@@ -144,7 +144,7 @@ class Engine:
     _pending: list[Events] = field(default_factory=list)
     _last_key: tuple[int, int, int] = (0, 0, 0)
     _aggressor: dict[str, NDArray] = field(default_factory=dict)
-    _features: stream.FeatureState = field(default_factory=dict)
+    _features: stream.FeatureState | None = None
     _states: dict[str, State] = field(default_factory=dict)
     _position: Position | None = None
 
@@ -226,7 +226,7 @@ class Engine:
 
     def _decide(self, as_of: int, events: Events) -> Decisions:
         pipeline = self.pipeline
-        assert self.session is not None and self._position is not None
+        assert self.session is not None and self._position is not None and self._features is not None
         at = np.array([as_of], np.int64)
         offsets = np.array([0, len(events)], np.int64)
         x, valid, why = stream.fold(self._features, pipeline.universe, pipeline.features, events, offsets, at)

@@ -11,6 +11,8 @@ from cift_models.errors import InputError, UnknownSymbol
 
 SECOND = 1_000_000_000
 """One second in nanoseconds."""
+DAY = 86_400 * SECOND
+"""One day in nanoseconds."""
 SENT, INFERRED = "sent", "inferred"
 """Who says which side took (Instrument.trade_side)."""
 
@@ -128,6 +130,10 @@ class Universe:
 
     def __len__(self) -> int:
         return len(self.instruments)
+
+    def span_ns(self, opened: int, close: int) -> int:
+        """What a share of the session is a share of: its length; a day on a venue that never closes, where nobody knows live how long."""
+        return DAY if CALENDARS[self.instruments[0].calendar].continuous else close - opened
 
     def index(self, symbol: str) -> int:
         """Place of a symbol on the axis S."""

@@ -1,13 +1,13 @@
-"""Where in the session the instant lies: session_share = (as_of - open) / (close - open), 0..1."""
+"""Where in the session the instant lies: session_share = (as_of - open) / (close - open), 0..1.
+
+On a venue that never closes, a share of a day: nobody knows live when a stretch will end. A stretch of more than a day passes 1.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from numba import njit
 
-from cift_models.events import Events
 from cift_models.features.feature_set import FeatureSet
-from cift_models.instruments import Universe
 
 
 def names(features: FeatureSet) -> tuple[str, ...]:
@@ -15,14 +15,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return ("session_share",)
 
 
-def start(universe: Universe, features: FeatureSet) -> dict[str, NDArray]:
-    """Memory at a session's open; the stream writes the session's own open and close into it."""
-    return {"span": np.zeros(2, np.int64)}
-
-
-def fold(
-    state: dict[str, NDArray], events: Events, offsets: NDArray, as_of: NDArray, x: NDArray, why: NDArray, at: int, universe: Universe
-) -> None:
-    """Write column `at` of x[T, S, F]."""
-    opened, closed = state["span"]
-    x[:, :, at] = ((as_of - opened) / (closed - opened))[:, None]
+@njit(cache=True, nogil=True)
+def row(m, as_of, out, at):
+    """Write the family's column."""
+    out[at] = (as_of - m.open) / m.span_ns

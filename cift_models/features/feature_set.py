@@ -23,7 +23,9 @@ class FeatureSet:
     windows_ns   look-backs of the flow features
     z_steps      decision instants under a rolling z-score
     profile_ns   look-back of the volume profile
-    warm_up_ns   rows before session open + warm_up_ns are not valid (`why` is warm_up)
+    tick_bar     trades in one bar of the tick clock
+    warm_up_ns   rows before session open + warm_up_ns are not valid (`why` is warm_up); after a halt or a gap nor those before
+                 resumption + warm_up_ns
     """
 
     levels: int
@@ -31,6 +33,7 @@ class FeatureSet:
     windows_ns: tuple[int, ...] = tuple(int(s * 1000) * SECOND // 1000 for s in (0.1, 0.5, 1, 3, 10, 30))
     z_steps: int = 60
     profile_ns: int = 60 * SECOND
+    tick_bar: int = 100
     warm_up_ns: int = 60 * SECOND
     names: tuple[str, ...] = field(init=False)
 

@@ -2,26 +2,137 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
+from numba import njit
+from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
-from cift_models.errors import DataError
+from cift_models.errors import DataError, InputError, StoreError
 from cift_models.events import Events
+from cift_models.features import activity, clock_bars, families, flows, volatility, z_score
 from cift_models.features.families import FAMILIES
 from cift_models.features.feature_set import FeatureSet
-from cift_models.instruments import Session, Universe
+from cift_models.features.handle import (
+    N_EVENT_LEVELS,
+    N_EVENTS,
+    N_LEVELS,
+    N_SYMBOLS,
+    bins_of,
+    book_of,
+    events_at,
+    events_table,
+    int8s_at,
+    int16s_at,
+    int32s_at,
+    ints_at,
+    logs_of,
+    memory_at,
+    memory_table,
+    ring_of,
+    symbol_of,
+    trades_of,
+)  # fmt: skip
+from cift_models.features.memory import MAX_WINDOWS, Memory, empty, grown
+from cift_models.instruments import SECOND, Session, Universe
 
-WARM_UP = 1  # models.protocol.Why.WARM_UP
+TAKEN, FULL, REFUSED = 0, 1, 2
 
-FeatureState = dict[str, dict[str, NDArray]]
-"""Memory of every family, by the family's name: plain arrays, per-symbol ones with leading axis S."""
+
+class FeatureState:
+    """Memory of the features of a universe in one session: what `fold`, `push` and `row` change."""
+
+    __slots__ = ("_memory", "_push", "_table", "at", "features", "universe")
+
+    def __init__(self, universe: Universe, features: FeatureSet, memory: Memory) -> None:
+        self.universe = universe
+        self.features = features
+        self.memory = memory
+        self.at = np.cumsum([0, *(len(family.names(features)) for family in FAMILIES)])[:-1]
+
+    @property
+    def memory(self) -> Memory:
+        """The arrays; changed in place by every fold, push and row, replaced where a ring has grown."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: Memory) -> None:
+        self._memory = memory
+        self._table = memory_table(memory)
+        self._push = partial(_push, self._table.ctypes.data)
+
+    def copy(self) -> FeatureState:
+        """An independent fork."""
+        return FeatureState(self.universe, self.features, self.memory.copy())
+
+    def to_bytes(self) -> bytes:
+        """The memory as npz bytes (never pickle)."""
+        return self.memory.to_bytes()
+
+    @classmethod
+    def from_bytes(cls, universe: Universe, features: FeatureSet, data: bytes) -> FeatureState:
+        """What `to_bytes` wrote, to the bit. Raises StoreError where this version of the code remembers other things."""
+        memory = Memory.from_bytes(data)
+        if (len(memory.symbols), memory.book.shape[2]) != (len(universe), features.levels):
+            raise StoreError(
+                f"The stored memory is of {len(memory.symbols)} symbols with {memory.book.shape[2]} levels, expected {len(universe)} with "
+                f"{features.levels}.",
+                hint="Fold the session from its open again.",
+            )
+        return cls(universe, features, memory)
+
+    def push(self, ts: int, symbol: int, kind: int, side: int, trade_px: int, trade_sz: int, book: NDArray[np.int64]) -> None:
+        """Take one event: fields as in Events, its book as int64[4, L] (bid px, bid size, ask px, ask size; ignored without BOOK). O(1).
+
+        Raises DataError for a symbol that the universe lacks and for a book of other levels. Events come in order; nobody checks it here.
+        """
+        said = self._push(ts, symbol, kind, side, trade_px, trade_sz, book)
+        if said != TAKEN:
+            if said == REFUSED:
+                raise DataError(
+                    f"Symbol {symbol}, book {book.shape}: expected 0 to {len(self.universe) - 1} and (4, {self.features.levels}).",
+                    hint="Pad the book to the universe's levels.",
+                )
+            self.memory = grown(self._memory)
+            self.push(ts, symbol, kind, side, trade_px, trade_sz, book)
+
+    def pusher(self, events_table: NDArray[np.int64]) -> Callable[[int], int]:
+        """What pushes event i of a table of stored events; nonzero where a ring is full. Good until the memory is replaced."""
+        return partial(_push_stored, self._table.ctypes.data, events_table.ctypes.data)
+
+    def row(self, as_of: int) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
+        """x float64[S, F] and why int8[S] of one instant, behind every event of up to then and before any later one; each instant once."""
+        x = np.empty((len(self.universe), len(self.features.names)))
+        why = np.empty(len(x), np.int8)
+        _rows(self.memory, as_of, self.at, x, why)
+        return x, why
 
 
 def start(universe: Universe, features: FeatureSet, session: Session) -> FeatureState:
-    """Memory at a session's open."""
-    state = {family.__name__.rpartition(".")[2]: family.start(universe, features) for family in FAMILIES}
-    state["clock"]["span"][:] = session.open, session.close
-    return state
+    """Memory at a session's open. Raises InputError where a window is too long for exact integers."""
+    windows = (*features.windows_ns, *flows.MOVES_NS)
+    if len(windows) > MAX_WINDOWS:
+        raise InputError(
+            f"A feature set has at most {MAX_WINDOWS - len(flows.MOVES_NS)} windows_ns, was {len(features.windows_ns)}.",
+            hint="Leave some out.",
+        )
+    memory = empty(universe, features.levels, volatility.rows(features), features.z_steps)
+    m = memory.symbols
+    m["open"], m["span_ns"] = session.open, universe.span_ns(session.open, session.close)
+    m["clock_ns"], m["profile_ns"], m["warm_up_ns"] = features.clock_ns, features.profile_ns, features.warm_up_ns
+    m["tick_bar"], m["z_max_lots"] = features.tick_bar, z_score.max_lots(features)
+    m["n_windows"], m["longest_ns"] = len(windows), max(windows)
+    m["windows_ns"][:, : len(windows)] = windows
+    m["vol_scale"] = math.sqrt(SECOND / features.clock_ns)
+    m["activity_decay"] = activity.decay(features)
+    m["volume_bar"] = [clock_bars.volume_bar(instrument) for instrument in universe.instruments]
+    for s in range(len(universe)):
+        _begin(memory, s, session.open)
+    return FeatureState(universe, features, memory)
 
 
 def fold(
@@ -30,23 +141,164 @@ def fold(
     """x float64[T, S, F], valid bool[T, S], why int8[T, S] of the instants as_of int64[T]; changes `state` in place.
 
     The events of instant t are events[offsets[t] : offsets[t + 1]], all with ts <= as_of[t]. Splitting the instants over several
-    calls anywhere gives the same bits. x is 0 where there is no book. Raises DataError where events have other levels than `features`.
+    calls anywhere gives the same bits. Raises DataError where events have other levels than `features`.
     O(events + T S F); uses nothing later than as_of[t] for row t.
     """
-    if events.levels != features.levels:
+    x = np.empty((len(as_of), len(universe), len(features.names)))
+    why = np.empty(x.shape[:2], np.int8)
+    _fold_into(state, events, offsets, as_of, 0, x, why)
+    return x, why == 0, why
+
+
+def _fold_into(state: FeatureState, events: Events, offsets: NDArray, as_of: NDArray, first_symbol: int, x: NDArray, why: NDArray) -> None:
+    """Rows of the state's symbols, into x and why from `first_symbol` on; events of other symbols are passed over."""
+    if events.levels != state.features.levels:
         raise DataError(
-            f"Events have {events.levels} book levels, the feature set {features.levels}.",
+            f"Events have {events.levels} book levels, the feature set {state.features.levels}.",
             hint="Merge the events to the universe's levels.",
         )
-    x = np.zeros((len(as_of), len(universe), len(features.names)))
-    why = np.zeros(x.shape[:2], np.int8)
-    at = 0
-    for family in FAMILIES:
-        family.fold(state[family.__name__.rpartition(".")[2]], events, offsets, as_of, x, why, at, universe)
-        at += len(family.names(features))
-    opened = int(state["clock"]["span"][0])
-    why[(as_of < opened + features.warm_up_ns)[:, None] & (why == 0)] = WARM_UP
-    return x, why == 0, why
+    order, bounds = _by_symbol(events.symbol, first_symbol, len(state.universe), int(offsets[0]), int(offsets[-1]))
+    s, t, k = 0, 0, -1
+    while True:
+        s, t, k = _fold(
+            state.memory, events.ts, events.symbol, events.kind, events.side, events.trade_px, events.trade_sz,
+            events.bid_px, events.bid_sz, events.ask_px, events.ask_sz, offsets, as_of, state.at, first_symbol, x, why,
+            order, bounds, s, t, k,
+        )  # fmt: skip
+        if s == len(state.universe):
+            return
+        state.memory = grown(state.memory)
+
+
+@njit(cache=True, nogil=True)
+def _fold(
+    memory, ts, symbol, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, ask_sz, offsets, as_of, at, first_symbol, x, why, order,
+    bounds, first, first_instant, first_event,
+):  # fmt: skip
+    """Symbol by symbol: a symbol's memory stays in the cache, and no feature reads another's.
+
+    order[bounds[s] : bounds[s + 1]] are the events of symbol s, in order. Goes on from a symbol, an instant and a place in `order`;
+    returns those at which a ring is full (nothing of that event is applied), or (S, 0, 0).
+    """
+    for s in range(first, len(memory.symbols)):
+        m, book, ring = memory.symbols[s], memory.book[s], memory.ring[s]
+        trades, bins, logs = memory.trades[s], memory.bins[s], memory.bin_logs[s]
+        moves, flows_ring = memory.moves[s], memory.flows[s]
+        k = first_event if s == first and first_event >= 0 else bounds[s]
+        for t in range(first_instant if s == first else 0, len(as_of)):
+            while k < bounds[s + 1] and order[k] < offsets[t + 1]:
+                i = order[k]
+                if not families.apply(
+                    m, book, ring, trades, bins, logs,
+                    ts[i], np.int64(kind[i]), np.int64(side[i]), trade_px[i], trade_sz[i], bid_px, bid_sz, ask_px, ask_sz, i,
+                ):  # fmt: skip
+                    return s, t, k
+                k += 1
+            why[t, first_symbol + s] = families.row(
+                m, book, ring, trades, bins, logs, moves, flows_ring, as_of[t], x[t, first_symbol + s], at
+            )
+    return len(memory.symbols), 0, 0
+
+
+@njit(cache=True, nogil=True)
+def _by_symbol(symbol, first_symbol, n_symbols, first, last):
+    """(order, bounds): the places first .. last - 1 of each symbol's events, in order, one symbol behind the other. A counting sort."""
+    bounds = np.zeros(n_symbols + 1, np.int64)
+    for i in range(first, last):
+        s = symbol[i] - first_symbol
+        if 0 <= s < n_symbols:
+            bounds[s + 1] += 1
+    for s in range(n_symbols):
+        bounds[s + 1] += bounds[s]
+    order = np.empty(bounds[n_symbols], np.int64)
+    place = bounds[:-1].copy()
+    for i in range(first, last):
+        s = symbol[i] - first_symbol
+        if 0 <= s < n_symbols:
+            order[place[s]] = i
+            place[s] += 1
+    return order, bounds
+
+
+@njit(cache=True, nogil=True)
+def _push(address, ts, s, kind, side, trade_px, trade_sz, book):
+    table = memory_at(address)
+    if s < 0 or s >= table[N_SYMBOLS] or book.shape[0] != 4 or book.shape[1] != table[N_LEVELS]:
+        return REFUSED
+    return _take(table, s, ts, kind, side, trade_px, trade_sz, book[0:1], book[1:2], book[2:3], book[3:4], 0)
+
+
+@njit(cache=True, nogil=True)
+def _take(table, s, ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, ask_sz, i):
+    taken = families.apply(
+        symbol_of(table, s), book_of(table, s), ring_of(table, s), trades_of(table, s), bins_of(table, s), logs_of(table, s),
+        ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, ask_sz, i,
+    )  # fmt: skip
+    return TAKEN if taken else FULL
+
+
+@njit(cache=True, nogil=True)
+def _push_stored(address, events_address, i):
+    """Take event i of the events whose table (handle.events_table) lies at events_address; they must be of symbols that the memory has."""
+    e = events_at(events_address)
+    n, n_levels = e[N_EVENTS], e[N_EVENT_LEVELS]
+    shape = (n, n_levels)
+    return _take(
+        memory_at(address), carray(int16s_at(e[1]), (n,))[i], carray(ints_at(e[0]), (n,))[i],
+        np.int64(carray(int8s_at(e[2]), (n,))[i]), np.int64(carray(int8s_at(e[3]), (n,))[i]),
+        carray(ints_at(e[4]), (n,))[i], carray(ints_at(e[5]), (n,))[i],
+        carray(int32s_at(e[6]), shape), carray(ints_at(e[7]), shape), carray(int32s_at(e[8]), shape), carray(ints_at(e[9]), shape), i,
+    )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _begin(memory, s, ts):
+    families.forget(memory.symbols[s], memory.ring[s], ts)
+
+
+@njit(cache=True, nogil=True)
+def _rows(memory, as_of, at, x, why):
+    for s in range(len(why)):
+        why[s] = families.row(
+            memory.symbols[s], memory.book[s], memory.ring[s], memory.trades[s], memory.bins[s],
+            memory.bin_logs[s], memory.moves[s], memory.flows[s], as_of, x[s], at,
+        )  # fmt: skip
+
+
+def replay(
+    state: FeatureState,
+    events: Events,
+    as_of: NDArray[np.int64],
+    on_event: Callable[[int], object] | None = None,
+    on_row: Callable[[int, NDArray[np.float64], NDArray[np.int8]], object] | None = None,
+) -> None:
+    """Stored events through the live state, one by one: what a strategy that reacts to events would see, in the order of the tape.
+
+    Behind event i `on_event(i)` is called, at each instant of as_of int64[T], behind its events, `on_row(as_of, x[S, F], why[S])`; events
+    behind the last instant are pushed too. Rows have the bits of `fold`. Raises DataError where events have other levels than the set.
+    """
+    if events.levels != state.features.levels:
+        raise DataError(
+            f"Events have {events.levels} book levels, the feature set {state.features.levels}.",
+            hint="Merge the events to the universe's levels.",
+        )
+    if len(events) and not 0 <= int(events.symbol.min()) <= int(events.symbol.max()) < len(state.universe):
+        raise DataError(f"Events of symbol {int(events.symbol.max())}; the universe has {len(state.universe)}.", hint="Merge its own.")
+    table, columns = events_table(events)  # `columns` keeps alive what the table points to
+    push = state.pusher(table)
+    offsets = [*step_offsets(events, as_of).tolist(), len(columns[0])]
+    for t in range(len(as_of) + 1):
+        for i in range(offsets[t], offsets[t + 1]):
+            if push(i):
+                state.memory = grown(state.memory)
+                push = state.pusher(table)
+                push(i)
+            if on_event is not None:
+                on_event(i)
+        if t < len(as_of):
+            x, why = state.row(int(as_of[t]))
+            if on_row is not None:
+                on_row(int(as_of[t]), x, why)
 
 
 def step_offsets(events: Events, as_of: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -55,10 +307,23 @@ def step_offsets(events: Events, as_of: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def build(
-    universe: Universe, features: FeatureSet, session: Session, events: Events
+    universe: Universe, features: FeatureSet, session: Session, events: Events, threads: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int8]]:
-    """(as_of[T], offsets[T + 1], x[T, S, F], valid[T, S], why[T, S]) of one whole session."""
+    """(as_of[T], offsets[T + 1], x[T, S, F], valid[T, S], why[T, S]) of one whole session.
+
+    With several threads each takes some of the symbols; the bits are the same, because no feature reads another symbol.
+    """
     as_of = np.array(session.instants(features.clock_ns), np.int64)
     offsets = step_offsets(events, as_of)
-    x, valid, why = fold(start(universe, features, session), universe, features, events, offsets, as_of)
-    return as_of, offsets, x, valid, why
+    if threads <= 1 or len(universe) == 1:
+        return as_of, offsets, *fold(start(universe, features, session), universe, features, events, offsets, as_of)
+    x = np.empty((len(as_of), len(universe), len(features.names)))
+    why = np.empty(x.shape[:2], np.int8)
+
+    def one(s: int) -> None:
+        state = start(Universe(universe.instruments[s : s + 1]), features, session)
+        _fold_into(state, events, offsets, as_of, s, x, why)
+
+    with ThreadPoolExecutor(min(threads, len(universe))) as pool:
+        list(pool.map(one, range(len(universe))))
+    return as_of, offsets, x, why == 0, why

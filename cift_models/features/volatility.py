@@ -1,64 +1,85 @@
-"""Realised volatility of the mid on the decision clock: sqrt(mean of squared log returns), bps per square root of a second.
+"""Volatility of the mid on the decision clock, with and without jumps, bps per square root of a second.
 
-One scalar sum from the oldest to the newest return, at every instant again: the same order live and in batch, and no drift.
-Fewer returns than the window holds: the mean of those there are; none: 0. An instant without a mid breaks the chain of returns.
+realised_vol_Ws   sqrt(mean of r_k^2)                                     r_k: log return from one instant to the next, bps
+bipower_vol_Ws    sqrt(pi / 2 mean of |r_k| |r_{k-1}|)                    a lone jump counts not (Barndorff-Nielsen and Shephard 2004)
+
+Each is one scalar sum from the newest return to the oldest, at every instant again: the same order live and in batch, and no drift. Fewer
+returns than the window holds: the mean of those there are; none: 0. An instant without a mid breaks the chain of returns, and two returns
+on either side of the break are not multiplied.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from cift_models.events import Events
 from cift_models.features.feature_set import FeatureSet
-from cift_models.instruments import SECOND, Universe
+from cift_models.instruments import SECOND
 
-WINDOWS_S = (60, 300)
-"""Look-backs in seconds."""
+WINDOWS_S = (10, 60, 300)
+"""Look-backs in seconds, rising: the sums of the longest pass through those of the shorter ones."""
+N_WINDOWS = len(WINDOWS_S)
+
+BROKEN = 1e300
+"""What stands in the ring where the chain of returns broke."""
 
 
 def names(features: FeatureSet) -> tuple[str, ...]:
     """Columns of the family, in order."""
-    return tuple(f"realised_vol_{w}s" for w in WINDOWS_S)
+    return (*(f"realised_vol_{w}s" for w in WINDOWS_S), *(f"bipower_vol_{w}s" for w in WINDOWS_S))
 
 
-def start(universe: Universe, features: FeatureSet) -> dict[str, NDArray]:
-    """Memory at a session's open: no return yet."""
-    steps = np.array([max(1, w * SECOND // features.clock_ns) for w in WINDOWS_S], np.int64)
-    return {
-        "steps": steps,
-        "last_mid": np.zeros(len(universe)),
-        "squares": np.zeros((len(universe), int(steps.max()))),
-        "pushed": np.zeros(len(universe), np.int64),
-        "scale": np.array([math.sqrt(SECOND / features.clock_ns)]),
-        "mid_column": features.index(["mid"]),
-    }
-
-
-def fold(
-    state: dict[str, NDArray], events: Events, offsets: NDArray, as_of: NDArray, x: NDArray, why: NDArray, at: int, universe: Universe
-) -> None:
-    """Write columns at.. of x[T, S, F]; reads the mid that the quote family has written."""
-    _fold(state["steps"], state["last_mid"], state["squares"], state["pushed"], state["scale"][0], x, at, int(state["mid_column"][0]))
+def rows(features: FeatureSet) -> int:
+    """Returns that the longest window holds, and as many breaks."""
+    return 2 * max(1, WINDOWS_S[-1] * SECOND // features.clock_ns)
 
 
 @njit(cache=True, nogil=True)
-def _fold(steps, last_mid, squares, pushed, scale, x, at, mid_column):
-    capacity = squares.shape[1]
-    for t in range(x.shape[0]):
-        for s in range(x.shape[1]):
-            mid = x[t, s, mid_column]
-            if mid > 0 and last_mid[s] > 0:
-                move = 1e4 * math.log(mid / last_mid[s])
-                squares[s, pushed[s] % capacity] = move * move
-                pushed[s] += 1
-            last_mid[s] = mid
-            for w in range(len(steps)):
-                n = min(steps[w], pushed[s])
-                total = 0.0
-                for k in range(pushed[s] - n, pushed[s]):
-                    total += squares[s, k % capacity]
-                x[t, s, at + w] = scale * math.sqrt(total / n) if n > 0 else 0.0
+def forget(m):
+    """No return yet."""
+    m.row_mid = 0.0
+    m.returns = 0
+
+
+@njit(cache=True, nogil=True)
+def row(m, ring, out, at):
+    """Take the instant's mid and write the family's columns."""
+    size = len(ring)
+    clock_ns, scale = m.clock_ns, m.vol_scale
+    if m.mid > 0 and m.row_mid > 0:
+        ring[m.returns % size] = 1e4 * math.log(m.mid / m.row_mid)
+        m.returns += 1
+    elif m.returns > 0 and ring[(m.returns - 1) % size] != BROKEN:
+        ring[m.returns % size] = BROKEN
+        m.returns += 1
+    m.row_mid = m.mid
+    n, pairs, squares, products, newer = 0, 0, 0.0, 0.0, -1.0
+    w = 0
+    steps = max(1, WINDOWS_S[0] * SECOND // clock_ns)
+    for k in range(min(m.returns, size)):
+        move = ring[(m.returns - 1 - k) % size]
+        if move == BROKEN:
+            newer = -1.0
+            continue
+        if n == steps:
+            _write(out, at + w, n, pairs, squares, products, scale)
+            w += 1
+            if w == N_WINDOWS:
+                return
+            steps = max(1, WINDOWS_S[w] * SECOND // clock_ns)
+        size_bps = abs(move)
+        squares += size_bps * size_bps
+        n += 1
+        if newer >= 0:
+            products += newer * size_bps
+            pairs += 1
+        newer = size_bps
+    for v in range(w, N_WINDOWS):
+        _write(out, at + v, n, pairs, squares, products, scale)
+
+
+@njit(cache=True, nogil=True)
+def _write(out, at, n, pairs, squares, products, scale):
+    out[at] = scale * math.sqrt(squares / n) if n > 0 else 0.0
+    out[at + N_WINDOWS] = scale * math.sqrt(math.pi / 2 * products / pairs) if pairs > 0 else 0.0

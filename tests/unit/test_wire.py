@@ -207,7 +207,7 @@ def said_and_batch() -> tuple[Pipeline, list[dict], object]:
 def test_a_decision_reads_back_to_the_same_bits_and_every_flipped_bit_is_found():
     pipeline, said, batch = said_and_batch()
     assert all(wire.differences(pipeline, one, batch, t)[1] == [] for t, one in enumerate(said))
-    assert {one["symbols"]["S0"]["signal"] for one in said} == {"Buy", "Sell", "Hold"}
+    assert {one["symbols"][s]["signal"] for one in said for s in ("S0", "S1")} == {"Buy", "Sell", "Hold"}
     t = next(t for t, one in enumerate(said) if one["symbols"]["S1"]["models"]["linear"]["ready"])
     outputs = said[t]["symbols"]["S1"]["models"]["linear"]["outputs"]
     outputs["mean_bps"] = float(np.nextafter(outputs["mean_bps"], np.inf))

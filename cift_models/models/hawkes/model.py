@@ -215,7 +215,7 @@ def gather(train: Sequence[Panel]) -> tuple[tuple[str, ...], tuple[str, ...], li
             )
         window = int(panel.as_of[-1]) - panel.open
         for s in range(len(symbols)):
-            parts[s].append(session_arrivals(panel.events, s, panel.open, window, panel.close - panel.open))
+            parts[s].append(session_arrivals(panel.events, s, panel.open, window, panel.universe.span_ns(panel.open, panel.close)))
     if not parts:
         raise FitError("hawkes: the training panels hold no step. Expected at least one session.", hint="Train on a longer range.")
     return symbols, names, [join(p) for p in parts]
@@ -323,5 +323,5 @@ def check_weights(w: Weights, sizes: dict[str, int], n_symbols: int) -> None:
     for name in ("nu_hz", "alpha", "map_sums", "map_now", "map_next", "n_events", "status"):
         if not (getattr(w, name) >= 0).all():
             raise ValueError(f"{name} holds a negative value")
-    if not (w.decays_hz > 0).all() or not 0 < w.last_share[0] <= 1 or not w.session_s[0] > 0 or not (w.status < len(STATUSES)).all():
+    if not (w.decays_hz > 0).all() or not w.last_share[0] > 0 or not w.session_s[0] > 0 or not (w.status < len(STATUSES)).all():
         raise ValueError("a decay, a share, a length or a status is out of range")
