@@ -5,6 +5,8 @@ client, backlog  the connection, and the bounded room between it and whoever rea
 books            one state machine a symbol: the one that ingest runs over files
 capture, tape    the same lines on disk, as `cift ingest binance` reads them, by a reader of their own
 record           a client and a tape: `cift record`
-sender, join     the same lines to a service: `cift feed`
+messages         the same lines as the service's messages: pure
+sender           messages to a service, acknowledged; decisions, state: what it says back, and where a feed that is started again goes on
+join             all of them at work: `cift feed`
 recording, exchange  recorded captures served as the exchange would: `cift replay --as-exchange`
 """

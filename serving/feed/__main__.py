@@ -99,7 +99,8 @@ async def _record(asked: argparse.Namespace) -> None:
 async def _join(asked: argparse.Namespace) -> None:
     from cift_models.settings import get_settings
     from serving.feed import venue
-    from serving.feed.join import Decisions, join
+    from serving.feed.decisions import Decisions
+    from serving.feed.join import join
     from serving.feed.sender import http_address
 
     markets: Callable[[str], venue.Venue] = lambda market: venue.venue(market, asked.ws, asked.rest)  # noqa: E731

@@ -29,8 +29,9 @@ from cift_models.instruments import SECOND, Session, Universe
 from cift_models.stores.releases import Releases
 from serving import wire
 from serving.feed.backlog import Backlog
+from serving.feed.decisions import Decisions
 from serving.feed.exchange import Exchange, Faults
-from serving.feed.join import Decisions, Join, join
+from serving.feed.join import Join, join
 from serving.feed.record import Options, Recorder, recorder
 from serving.feed.recording import Line, Recording
 from serving.feed.tape import Tape

@@ -20,12 +20,16 @@ from websockets.http11 import Response
 
 from cift_models.errors import InputError, StoreError, StoreUnavailable
 from cift_models.instruments import SECOND, Session
+from serving.feed import decisions as decisions_module
 from serving.feed import join as join_module
 from serving.feed import sender as module
+from serving.feed import state as state_module
 from serving.feed.backlog import Backlog
 from serving.feed.client import Steady
+from serving.feed.decisions import Decisions
 from serving.feed.join import Join
 from serving.feed.sender import Sender, ask_model
+from serving.feed.state import read_state, write_state
 
 OPEN = 1_723_161_254 * SECOND
 SESSION = Session(20240808, OPEN, OPEN + 3600 * SECOND)
@@ -358,8 +362,8 @@ def test_a_service_that_is_gone_keeps_no_feed_from_ending(monkeypatch, messages:
 
 
 def test_every_decision_is_counted_and_the_lags_of_the_newest_are_kept(monkeypatch):
-    monkeypatch.setattr(join_module, "LAGS", 10)
-    heard = join_module.Decisions(None)
+    monkeypatch.setattr(decisions_module, "LAGS", 10)
+    heard = Decisions(None)
     for n in range(25):
         heard({"as_of": OPEN + n * SECOND, "symbols": {"BTCUSDT.SPOT": {"action": "Hold"}, "ETHUSDT.SPOT": {"action": "Buy"}}})
     made = Join([FakeClient()], FakeStream(0), Sender("ws://127.0.0.1:9/ticks", SYMBOLS, heard, 2), decisions=heard)  # type: ignore[list-item, arg-type]
@@ -402,7 +406,7 @@ def test_a_state_file_that_no_feed_wrote_is_one_clear_error(tmp_path, content: b
 def test_a_feed_that_comes_back_stamps_behind_the_gap_that_it_tells(tmp_path, monkeypatch, ahead: int):
     """Also where the service's time is ahead of our clock: what is recorded and what is fed say the same time."""
     path = tmp_path / "state.json"
-    join_module._write_state(path, DAY)
+    write_state(path, DAY)
     now = OPEN + 60 * SECOND
 
     class Now:
@@ -427,16 +431,16 @@ def test_a_session_that_cannot_be_written_down_is_said(tmp_path, monkeypatch):
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(join_module, "write_atomic", full)
+    monkeypatch.setattr(state_module, "write_atomic", full)
     with pytest.raises(StoreError, match=r"state\.json: No space left on device"):
-        join_module._write_state(tmp_path / "state.json", DAY)
+        write_state(tmp_path / "state.json", DAY)
     monkeypatch.undo()
-    join_module._write_state(tmp_path / "state.json", DAY)
-    assert join_module._read_state(tmp_path / "state.json") == DAY and join_module._read_state(tmp_path / "none.json") is None
+    write_state(tmp_path / "state.json", DAY)
+    assert read_state(tmp_path / "state.json") == DAY and read_state(tmp_path / "none.json") is None
 
 
 def test_decisions_that_cannot_be_written_end_the_feed_and_are_no_broken_connection():
-    heard = join_module.Decisions(Path("/dev/full"))
+    heard = Decisions(Path("/dev/full"))
     with pytest.raises(StoreError, match="/dev/full: No space left on device"):
         heard({"as_of": OPEN, "symbols": {}})
     heard.close()

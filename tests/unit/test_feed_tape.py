@@ -33,7 +33,7 @@ from serving.feed.tape import Tape
 from serving.feed.venue import BREAK, DEPTH, QUOTE, SNAPSHOT, TRADE, is_break, venue
 from tests.feed_made import START, batch_events, made
 from tests.feed_recorded import lines_of
-from tests.unit.test_feed_join import unlike
+from tests.unit.test_feed_messages import unlike
 
 BTC, ETH = Source("BTCUSDT", "spot"), Source("ETHUSDT", "spot")
 BOTH = ("BTCUSDT", "ETHUSDT")

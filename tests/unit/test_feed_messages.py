@@ -25,7 +25,7 @@ from serving.feed.backlog import Backlog, Item, Source
 from serving.feed.books import Books, listing_of
 from serving.feed.capture import Captures
 from serving.feed.client import Steady
-from serving.feed.join import PACKET, Stream, sources_of
+from serving.feed.messages import PACKET, Stream, sources_of
 from serving.feed.venue import BREAK, DEPTH, SNAPSHOT, kind_of, stream_of
 from tests.feed_made import START, batch_events, made
 
