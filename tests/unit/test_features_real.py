@@ -1,0 +1,80 @@
+"""Every recorded file: features pushed one by one, folded in pieces with the memory through bytes, and on threads: the bits of batch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cift_models.features import FeatureSet, aggressor, stream
+from cift_models.features.stream import FeatureState
+from cift_models.feeds.quality import check_day
+from cift_models.feeds.read import chains, read
+from cift_models.stores.ticks import ParquetTicks
+
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
+
+FILES = {
+    "lobster": ("lobster_20120621/*.zip", ("AAPL", "AMZN", "GOOG")),
+    "binance": ("binance_20240808/*.gz", None),
+    "lean": ("lean_equity_201310/*/*.zip", ("AIG", "BAC", "IBM")),
+}
+
+
+@pytest.fixture(scope="module", params=list(FILES))
+def stored(request, tmp_path_factory):
+    """(universe, session, events) of every session that the files of a feed hold, symbols of one session together."""
+    pattern, symbols = FILES[request.param]
+    files = sorted(Path(os.environ["CIFT_TEST_DATA"]).glob(pattern))
+    ticks = ParquetTicks(tmp_path_factory.mktemp(request.param))
+    for chain in chains(request.param, files, {}):
+        for file in chain:
+            for day in read(request.param, file, {}, lambda symbol, ns: book_before(ticks, symbol, ns)):
+                ticks.write_day(day, check_day(day))
+    found = []
+    groups = [symbols] if symbols else [(name,) for name in ticks.instruments()]
+    for group in groups:
+        universe = ticks.universe(list(group))
+        for session in ticks.sessions(list(group)):
+            found.append((universe, session, ticks.events(universe, session)))
+    assert found
+    return found
+
+
+def book_before(ticks: ParquetTicks, symbol: str, ns: int):
+    ref = ticks.book_before(symbol, ns)
+    return ticks.read(ref) if ref else None
+
+
+def test_the_live_paths_have_the_bits_of_batch(stored):
+    rng = np.random.default_rng(0)
+    compared = 0
+    for universe, session, events in stored:
+        features = FeatureSet(levels=universe.levels)
+        events = aggressor.signed(universe, events)
+        as_of, offsets, x, _, why = stream.build(universe, features, session, events)
+        compared += x.size
+        assert np.isfinite(x).all() and (why == 0).mean() > 0.3
+
+        rows = []
+        keep = rows.append
+        stream.replay(
+            stream.start(universe, features, session), events, as_of, on_row=lambda t, row, reason, keep=keep: keep((t, row, reason))
+        )
+        assert [t for t, _, _ in rows] == as_of.tolist()
+        assert np.stack([row for _, row, _ in rows]).tobytes() == x.tobytes()
+        assert np.array_equal(np.stack([reason for _, _, reason in rows]), why)
+
+        state = stream.start(universe, features, session)
+        cuts = [0, *np.sort(rng.integers(0, len(as_of), 5)).tolist(), len(as_of)]
+        for a, b in zip(cuts, cuts[1:], strict=False):
+            part = events[int(offsets[a]) : int(offsets[b])]
+            got, _, _ = stream.fold(state, universe, features, part, offsets[a : b + 1] - offsets[a], as_of[a:b])
+            assert got.tobytes() == x[a:b].tobytes()
+            state = FeatureState.from_bytes(universe, features, state.to_bytes())
+
+        threaded = stream.build(universe, features, session, events, threads=2)
+        assert threaded[2].tobytes() == x.tobytes()
+    assert compared > 1_000_000
