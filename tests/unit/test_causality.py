@@ -25,7 +25,7 @@ from cift_models.evaluation.causality import (
     to_bytes,
 )
 from cift_models.evaluation.other_future import OtherFuture
-from cift_models.events import BOOK, GAP, HALT, HIDDEN, RESUME, TRADE, Events, check_order
+from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, GAP, HALT, HIDDEN, RESUME, TRADE, Events, check_order
 from cift_models.features import FeatureSet, stream
 from cift_models.instruments import SECOND, Session
 from cift_models.labels import labels
@@ -183,6 +183,31 @@ def test_a_leak_says_where_it_begins_and_by_how_much():
     assert one.rows == STEPS - 1 and one.probes == {"cut": 6, "noise": 7}
 
 
+def test_the_earliest_row_that_changed_is_told_whichever_cut_found_it():
+    def build(events: Events) -> Rows:
+        rows = built(events)
+        ahead = rows.blocks[FEATURES.names][:, :, MID : MID + 1].copy()
+        ahead[:-1] = ahead[1:]
+        return rows._replace(blocks={("ahead",): ahead})
+
+    leaks = {one.symbol: one for one in look(Subject("features", build), cuts=8).leaks}
+    assert (leaks["S0"].as_of, leaks["S0"].cut) == (OPEN + SECOND, OPEN + SECOND + 1)
+    assert sum(leaks["S0"].probes.values()) > 4
+
+
+def test_the_store_is_asked_for_what_came_before_the_cut():
+    events, asked = made(), []
+
+    def known(t: int) -> Events:
+        asked.append(t)
+        return events[: int(np.searchsorted(events.ts, t, "right"))]
+
+    assert look(replace(audited_features(), known=known), cuts=16).clean
+    rng = np.random.default_rng([0, SESSION.day])
+    places = cut_places(events, np.array(SESSION.instants(SECOND), np.int64), SESSION.open, SESSION.close, 16, rng)
+    assert len(asked) == 4 and {t + 1 for t in asked} <= {place.at for place in places}
+
+
 def test_marks_are_columns_too():
     def build(events: Events) -> Rows:
         rows = built(events)
@@ -300,7 +325,9 @@ def test_models_are_clean_and_one_that_reads_ahead_is_named():
     symbols = pipeline.universe.symbols
     found = audit(audited.models(pipeline, session, 400), events, symbols, session, cuts=48)
     assert found.clean, found.leaks[:3]
-    assert found.rows == 400 * len(symbols) and found.probes["cut"] == 3 and found.columns > 20
+    assert found.rows == 400 * len(symbols) and found.probes["cut"] == 3
+    # Outputs of each model and whether it is ready, probabilities of those that forecast, cost and signal.
+    assert found.columns == sum(len(m.outputs) + 1 for m in pipeline.models.values()) + 3 * (len(pipeline.models) - 1) + 2
 
     class Ahead:
         def __init__(self, model):
@@ -330,6 +357,8 @@ def test_places_are_where_they_say_and_the_seed_decides():
     assert len(places) == 60 and [p.at for p in places] == sorted(p.at for p in places)
     for index, at, place in places:
         assert (index == 0 or events.ts[index - 1] <= at) and (index == len(events) or events.ts[index] >= at)
+        if place in ("open", "first", "close", "instant", "time"):
+            assert index == 0 or events.ts[index - 1] < at
         if place == "tie":
             assert events.ts[index] == events.ts[index - 1] == at
         if place == "stop":
@@ -357,7 +386,12 @@ def test_noise_is_in_order_keeps_what_stays_and_changes_all_else():
     assert set(noise.kind) == {1, 3, 2, 6, 8, 40, 16, 17} and set(noise.symbol) == {0, 1, 2} and set(noise.side) == {-1, 0, 1}
     assert (np.diff(noise.ts) == 0).any() and noise.bid_px[:, 0].max() > 1.3 * events.bid_px[:, 0].max()
     book = noise.kind & BOOK > 0
-    assert (noise.bid_sz[book].min(axis=1) == 0).any() and (noise.bid_sz[book].max() <= events.bid_sz.max())
+    assert (noise.bid_sz[book] == 0).any() and (noise.bid_sz[book].max() <= events.bid_sz.max())
+    assert ((noise.bid_sz[book] == 0) == (noise.bid_px[book] == EMPTY_BID)).all()
+    assert ((noise.ask_sz[book] == 0) == (noise.ask_px[book] == EMPTY_ASK)).all()
+    whole = (noise.bid_sz[book] > 0).all(axis=1) & (noise.ask_sz[book] > 0).all(axis=1)
+    px = np.concatenate([noise.bid_px[book][:, ::-1], noise.ask_px[book]], axis=1)[whole]
+    assert (np.diff(px, axis=1) > 0).all() and px.min() > 0 and len(px) > 1000
     assert built(noise).blocks[FEATURES.names].shape == (STEPS, 3, len(FEATURES.names))
 
 
