@@ -16,10 +16,6 @@ from cift_models.features import FeatureSet, stream
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
 
-MODEL_INSTANTS = 1800
-"""Instants from the open over which models are audited: a fold of the Transformer over a day takes minutes, and what a model does with time
-it does in any half hour."""
-
 LABEL_CUTS, MODEL_CUTS = 4, 16
 """One cut in so many: neither can carry a memory from one to the next."""
 
@@ -52,12 +48,11 @@ def targets(universe: Universe, clock_ns: int, session: Session, horizon_ns: int
     return Subject(name, build, reach_ns=latency_ns + horizon_ns, one_in=LABEL_CUTS)
 
 
-def models(pipeline: Pipeline, session: Session, instants: int = MODEL_INSTANTS) -> Subject:
-    """What every model of a pipeline says at the first `instants` of a session, its probabilities, the costs and the signal."""
+def models(pipeline: Pipeline, session: Session) -> Subject:
+    """What every model of a pipeline says, its probabilities, the costs and the signal."""
 
     def build(events: Events) -> Rows:
-        panel = pipeline.panel(session, events)
-        decided = engine.fold(pipeline, panel.until(min(instants, len(panel))))
+        decided = engine.fold(pipeline, pipeline.panel(session, events))
         blocks: dict[tuple[str, ...], NDArray] = {}
         for kind, values in decided.values.items():
             blocks[tuple(f"{kind}.{name}" for name in pipeline.models[kind].outputs)] = values

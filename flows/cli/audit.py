@@ -33,7 +33,7 @@ def audit(
     it), reach (a label reads until latency + horizon and no further). Cuts lie at instants, at ties, before halts and gaps, at the open, at
     the close, and at random.
 
-    With --release, all symbols of the release are audited, and what its models say over the first half hour of each session.
+    With --release, all symbols of the release are audited, and what its models, their probabilities and the signal say.
 
     Exit 0 where it is clean, 1 where something leaks: then the column, the symbol, the first instant that changed and by how much.
 

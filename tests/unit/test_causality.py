@@ -323,9 +323,9 @@ def test_models_are_clean_and_one_that_reads_ahead_is_named():
     pipeline = releases.pipeline()
     session, events = releases.second_session()
     symbols = pipeline.universe.symbols
-    found = audit(audited.models(pipeline, session, 400), events, symbols, session, cuts=48)
+    found = audit(audited.models(pipeline, session), events, symbols, session, cuts=48)
     assert found.clean, found.leaks[:3]
-    assert found.rows == 400 * len(symbols) and found.probes["cut"] == 3
+    assert found.rows == 1200 * len(symbols) and found.probes["cut"] == 3
     # Outputs of each model and whether it is ready, probabilities of those that forecast, cost and signal.
     assert found.columns == sum(len(m.outputs) + 1 for m in pipeline.models.values()) + 3 * (len(pipeline.models) - 1) + 2
 
@@ -341,7 +341,7 @@ def test_models_are_clean_and_one_that_reads_ahead_is_named():
         pipeline.universe, pipeline.features, {**pipeline.models, "linear": Ahead(pipeline.models["linear"])}, pipeline.heads,
         pipeline.rule, pipeline.decides,
     )  # fmt: skip
-    found = audit(audited.models(ahead, session, 400), events, symbols, session, cuts=48)
+    found = audit(audited.models(ahead, session), events, symbols, session, cuts=48)
     names = {one.column for one in found.leaks}
     assert "linear.mean_bps" in names and names <= {"linear.mean_bps", "signal", *(f"linear.head.p_{p}" for p in ("down", "flat", "up"))}
 
