@@ -26,7 +26,8 @@ def feed(
         Path | None,
         typer.Option(
             help="Also record what is received, as `cift record` does: what live said can be judged. It is whole however "
-            "long the service is away, and takes as many --backlog-mb again."
+            "long the service is away, and takes as many --backlog-mb again; what the feed has no room for is then dropped as a gap, "
+            "trades too."
         ),
     ] = None,
     decisions: Annotated[Path | None, typer.Option(help="Append every decision of the service to this file, a JSON line each.")] = None,
@@ -40,8 +41,9 @@ def feed(
     """Join an exchange's live streams to a running service: it decides every second, also while nothing comes.
 
     What the service is told is what `cift ingest` would make of the same lines. While a book is not whole the service is told of a gap, and
-    says so. A service that goes away is found again, and gets what it did not acknowledge; a feed that is started again goes on in the
-    session that runs, behind a gap.
+    says so. A symbol that cannot be read, because a price is off its grid, is left out alone, and read again from a snapshot. A service
+    that goes away is found again, and gets what it did not acknowledge; a feed that is started again goes on in the session that runs,
+    behind a gap.
 
     Example: cift feed binance --to ws://127.0.0.1:3000/ticks
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cift_models.errors import CiftError, InputError, StoreUnavailable
+from cift_models.errors import CiftError, InputError, StoreError, StoreUnavailable
 
 Ready = TypeVar("Ready")
 
@@ -106,9 +106,12 @@ async def _join(asked: argparse.Namespace) -> None:
     markets: Callable[[str], venue.Venue] = lambda market: venue.venue(market, asked.ws, asked.rest)  # noqa: E731
     symbols = venue.symbols(asked.symbols, asked.market or "spot") if asked.symbols else None
     state = get_settings().home / "feed" / f"{http_address(asked.to).rpartition('/')[2].replace(':', '_')}.json"
-    state.parent.mkdir(parents=True, exist_ok=True)
-    # Held until the process ends: events of a second feed would be late, each behind the other's.
-    lock = open(state.with_suffix(".lock"), "w")  # noqa: SIM115
+    try:
+        state.parent.mkdir(parents=True, exist_ok=True)
+        # Held until the process ends: events of a second feed would be late, each behind the other's.
+        lock = open(state.with_suffix(".lock"), "w")  # noqa: SIM115
+    except OSError as error:
+        raise StoreError(f"{state.parent}: {error.strerror}.", hint="Expected a home that can be written to: CIFT_HOME.") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -77,22 +77,23 @@ class Steady:
     A live decision cannot wait for a line that will be stamped with an earlier time, a stored one can: see Stream. Stamped so, what is fed
     and what is recorded beside it say the same time of every line, and live is batch to the bit.
 
-    steps  lines that came while time stood
+    steps   lines that came while time stood
+    stands  whether it does
     """
 
     below: Clock
     steps: int = 0
+    stands: bool = False
     _reached: int = 0
-    _stands: bool = False
 
     def stamp(self, text: bytes) -> int:
         said = self.below.stamp(text)
         if said < self._reached:
-            if not self._stands:
+            if not self.stands:
                 behind_s = (self._reached - said) / SECOND
                 log.warning("the receive clock is %.6f s behind what it said before: time stands until it catches up", behind_s)
             self.steps += 1
-        self._stands = said < self._reached
+        self.stands = said < self._reached
         self._reached = max(self._reached, said)
         return self._reached
 

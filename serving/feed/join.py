@@ -231,6 +231,7 @@ class Join:
             f"{books.gaps} gaps, {self.sender.acknowledged:,} messages acknowledged, {self.sender.unacknowledged} in flight"
             + off
             + "".join(f"; {canonical(*source)} is left out" for source in books.broken)
+            + ("; time stands: the clock went back" if self._clock.stands else "")
             + ("" if self.sender.connected else "; the service is not connected")
             + (f"; {self.tape.captures.lines:,} lines recorded" if self.tape is not None else "")
         )

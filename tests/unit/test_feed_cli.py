@@ -78,6 +78,12 @@ def test_a_service_that_is_not_there_is_said(tmp_path: Path) -> None:
     _says(done, "No service answers", "cift serve", code=1)
 
 
+def test_a_home_that_cannot_be_written_to_is_said(tmp_path: Path) -> None:
+    (tmp_path / "feed").write_text("")
+    done = cift(tmp_path, "feed", "binance", "--to", "ws://127.0.0.1:3999/ticks")
+    _says(done, str(tmp_path / "feed"), "File exists", "CIFT_HOME", code=1)
+
+
 def test_a_second_feed_of_one_service_is_refused(tmp_path: Path) -> None:
     (tmp_path / "feed").mkdir()
     with open(tmp_path / "feed" / "127.0.0.1_3999.lock", "w") as held:
