@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from cift_models.engine import Pipeline
 from cift_models.evaluation.causality import Folding, Rows, Subject
 from cift_models.events import Events
 from cift_models.features import FeatureSet, stream
+from cift_models.features.stream import FeatureState
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
 
@@ -30,10 +30,16 @@ def features(universe: Universe, features: FeatureSet, session: Session, known: 
         as_of, _, x, valid, why = stream.build(universe, features, session, events)
         return rows(as_of, x, valid, why)
 
-    def fold(memory: Any, events: Events, offsets: NDArray[np.int64], as_of: NDArray[np.int64]) -> Rows:
+    def fold(memory: FeatureState, events: Events, offsets: NDArray[np.int64], as_of: NDArray[np.int64]) -> Rows:
         return rows(as_of, *stream.fold(memory, universe, features, events, offsets, as_of))
 
-    return Subject("features", build, Folding(lambda: stream.start(universe, features, session), fold), known)
+    folding = Folding(
+        start=lambda: stream.start(universe, features, session),
+        fold=fold,
+        save=FeatureState.to_bytes,
+        restore=lambda data: FeatureState.from_bytes(universe, features, data),
+    )
+    return Subject("features", build, folding, known)
 
 
 def targets(universe: Universe, clock_ns: int, session: Session, horizon_ns: int = SECOND, latency_ns: int = 0) -> Subject:

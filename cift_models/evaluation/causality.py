@@ -15,9 +15,8 @@ Probes, by name:
 
 from __future__ import annotations
 
-import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -67,12 +66,16 @@ Build = Callable[[Events], Rows]
 class Folding:
     """A builder that can stop anywhere between two instants and go on.
 
-    start   the memory at the session's open: arrays in dicts, as deep as need be
-    fold    (memory, events, offsets int64[T + 1], as_of int64[T]) -> Rows; changes the memory in place
+    start    the memory at the session's open
+    fold     (memory, events, offsets int64[T + 1], as_of int64[T]) -> Rows; changes the memory in place
+    save     the memory as bytes, as a restart would find them
+    restore  a memory of its own out of such bytes
     """
 
     start: Callable[[], Any]
     fold: Callable[[Any, Events, NDArray[np.int64], NDArray[np.int64]], Rows]
+    save: Callable[[Any], bytes]
+    restore: Callable[[bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +291,12 @@ def _windows(
             passed = folding.fold(memory, events[offsets[at] : offsets[begin]], offsets[at : begin + 1] - offsets[at], base.as_of[at:begin])
             told.compare("resume", base[at:begin], passed, Cut(0, int(base.as_of[at]), "restart"), everything=True)
             at = begin
-        saved = to_bytes(memory)
+        saved = folding.save(memory)
         first, here = int(offsets[begin]), base[begin:end]
 
         def again(stream: Events, here: Rows = here, saved: bytes = saved) -> Rows:
             steps = np.concatenate([[0], np.searchsorted(stream.ts, here.as_of, "right")]).astype(np.int64)
-            return folding.fold(from_bytes(saved), stream, steps, here.as_of)
+            return folding.fold(folding.restore(saved), stream, steps, here.as_of)
 
         future = events[first : offsets[end]]
         index = min(cut.index - first, len(future))
@@ -416,39 +419,3 @@ def _refuse_odd(subject: Subject, base: Rows, symbols: int) -> None:
         raise DataError(f"{subject.what}: no row to audit.", hint="Expected a session with at least one decision instant.")
     if not (base.as_of[1:] > base.as_of[:-1]).all():
         raise DataError(f"{subject.what}: its instants do not rise.", hint="Expected one row an instant, in the order of time.")
-
-
-def to_bytes(memory: Any) -> bytes:
-    """A memory of arrays in dicts, as npz bytes: what a restart would find. Raises DataError for anything that is not plain data."""
-    flat: dict[str, NDArray] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, Mapping):
-            if not value:
-                flat[f"{path}/{{}}"] = np.zeros(0)
-            for name, part in value.items():
-                walk(part, f"{path}/{name}" if path else str(name))
-            return
-        array = np.asarray(value)
-        if array.dtype.hasobject:
-            raise DataError(f"The memory at {path} is a {type(value).__name__}.", hint="Expected numpy arrays in dicts: plain data.")
-        flat[path] = array
-
-    walk(memory, "")
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **flat)
-    return buffer.getvalue()
-
-
-def from_bytes(data: bytes) -> Any:
-    """What `to_bytes` was given, in arrays of its own."""
-    out: dict[str, Any] = {}
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        for path in arrays.files:
-            *folders, name = path.split("/")
-            place = out
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            if name != "{}":
-                place[name] = arrays[path]
-    return out
