@@ -19,6 +19,8 @@ from tasks.runs import going_on
 def backfill(params: BackfillParameters) -> list[Planned]:
     """Ingest the files of a range and build the features of its sessions; returns what there was to do, and why.
 
+    Where a file fails, the others are ingested, no features are built, and what is raised tells what was `planned`.
+
     Args:
         params: The feed, its files, the range, the universe.
     """
@@ -28,7 +30,11 @@ def backfill(params: BackfillParameters) -> list[Planned]:
         building = plan_features(params.symbols, params.start, params.end, ingesting) if params.symbols else []
         if params.dry_run:
             return [*ingesting, *building]
-        ingest_all(params.feed, [Path(one.file) for one in ingesting if one.state != "done"], options)
+        try:
+            ingest_all(params.feed, [Path(one.file) for one in ingesting if one.state != "done"], options)
+        except Exception as error:
+            error.planned = [*ingesting, *building]  # type: ignore[attr-defined]
+            raise
         if params.symbols:
             build(select_data(params.symbols, params.start, params.end, None, 0, blocks=False))
         return [*ingesting, *building]

@@ -9,7 +9,7 @@ from prefect import flow
 from cift_models.feeds.read import chains
 from flows.parameters import IngestParameters
 from flows.runner import SettledTaskRunner
-from tasks.ingest import Ingested, ingest_files
+from tasks.ingest import Ingested, done_before, failure_of, ingest_files
 from tasks.runs import going_on
 
 
@@ -25,6 +25,19 @@ def ingest(params: IngestParameters) -> list[Ingested]:
 
 
 def ingest_all(feed: str, files: list[Path], options: dict, again: bool = False) -> list[Ingested]:
-    """Files side by side, and one after the other where a recording goes on from the one before. Called by a flow, in its run."""
+    """Files side by side, and one after the other where a recording goes on from the one before. Called by a flow, in its run.
+
+    One that fails stops only those that go on from it. What is raised then tells what the others came to (tasks.ingest.done_before).
+    """
     futures = [ingest_files.submit(feed, [str(file) for file in chain], options, again) for chain in chains(feed, files, options)]
-    return [one for future in futures for one in future.result()]
+    done: list[Ingested] = []
+    failures: list[Exception] = []
+    for future in futures:
+        try:
+            done += future.result()
+        except Exception as error:
+            done += done_before(error)
+            failures.append(error)
+    if failures:
+        raise failure_of(failures, done)
+    return done

@@ -55,6 +55,8 @@ def up(folder: Path, names: list[str], ports: Mapping[str, int]) -> int:
 
     ports  by the server's name, where it is not to be its usual one
     """
+    from cift_models.files import write_atomic
+
     failed = 0
     for name in names:
         place = folder / name
@@ -78,7 +80,8 @@ def up(folder: Path, names: list[str], ports: Mapping[str, int]) -> int:
                     # Ctrl-C: a server that nobody knows of would keep its port.
                     server.stop()
                     raise
-                (place / "up.json").write_text(json.dumps({"pid": server.process.pid, "ports": dict(server.ports)}))
+                # Whole or absent: a server whose number nobody can read would keep its port, and nobody could stop it.
+                write_atomic(place / "up.json", json.dumps({"pid": server.process.pid, "ports": dict(server.ports)}).encode())
                 say(f"{name:<10} is up after {time.monotonic() - begin:.1f} s at {server.url} (process {server.process.pid}), in {place}")
             print(f"export {server.variable}={server.url}", flush=True)
     return failed

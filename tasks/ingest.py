@@ -14,7 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from cift_models.errors import NotStored, StoreError, StoreUnavailable
+from cift_models.errors import CiftError, InputError, NotStored, StoreError, StoreUnavailable
 from cift_models.feeds.quality import check_day
 from cift_models.feeds.quality_summary import summarise
 from cift_models.feeds.read import files_of, read
@@ -63,8 +63,41 @@ class Ingested(BaseModel):
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def ingest_files(feed: str, files: list[str], options: dict[str, Any], again: bool = False) -> list[Ingested]:
-    """Read files one after the other, keep apart what is not sound, store the rest. What is stored already stays as it is."""
-    return [ingest_file(feed, Path(file), options, again) for file in files]
+    """Read files one after the other, keep apart what is not sound, store the rest. What is stored already stays as it is.
+
+    A file that fails stops those behind it, which go on from it. What is raised then tells what was `done` before (`done_before`).
+    """
+    done: list[Ingested] = []
+    for file in files:
+        try:
+            done.append(ingest_file(feed, Path(file), options, again))
+        except Exception as error:
+            error.done = done  # type: ignore[attr-defined]
+            raise
+    return done
+
+
+def done_before(error: BaseException) -> list[Ingested]:
+    """What had been ingested when an ingest failed."""
+    return getattr(error, "done", [])
+
+
+def failure_of(failures: list[Exception], done: list[Ingested]) -> Exception:
+    """What to raise where recordings failed and others are done: the first failure, with what the others say.
+
+    An InputError says that nothing was done: where something was, it becomes a CiftError of the same words.
+    """
+    first = failures[0]
+    kind = type(first) if isinstance(first, CiftError) else CiftError
+    if isinstance(first, InputError) and not all(one.again for one in done):
+        kind = CiftError
+    if len(failures) > 1 or (isinstance(first, CiftError) and kind is not type(first)):
+        said = [error.message if isinstance(error, CiftError) else f"{type(error).__name__}: {error}" for error in failures]
+        head = [f"{len(failures)} recordings could not be ingested:"] if len(failures) > 1 else []
+        first = kind("\n".join([*head, *said]), hint=getattr(first, "hint", ""))
+        first.__cause__ = failures[0]
+    first.done = done  # type: ignore[attr-defined]
+    return first
 
 
 def ingest_file(feed: str, path: Path, options: dict[str, Any], again: bool = False) -> Ingested:

@@ -50,13 +50,25 @@ def backfill(
     )
     with watching(f"{'Looking at' if dry_run else 'Backfilling'} {start} .. {end}"):
         from flows.backfill import backfill as flow
+        from tasks.ingest import done_before
 
-        planned = flow(params)
-    if as_json:
+        try:
+            planned, failure = flow(params), None
+        except Exception as error:
+            planned, failure = getattr(error, "planned", []), error
+    if as_json and failure is None:
         print(json.dumps([one.model_dump(mode="json") for one in planned]))
         return
+    ran = {one.file for one in done_before(failure)} if failure else {one.what for one in planned}
+    doing = 0
     for one in planned:
-        state = one.state if one.state == "done" or dry_run else "done now"
-        print(f"{one.day} {one.step:8} {one.what}: {state}{f' ({one.why})' if one.why else ''}")
-    doing = sum(one.state != "done" for one in planned)
-    print(f"{doing} of {len(planned)} steps {'would run' if dry_run else 'ran'}; the others stand as they are.")
+        does = one.state != "done" and one.what in ran
+        doing += does
+        state = one.state if one.state == "done" or dry_run else "done now" if does else "not done"
+        if not as_json:
+            print(f"{one.day} {one.step:8} {one.what}: {state}{f' ({one.why})' if one.why else ''}")
+    if planned and not as_json:
+        rest = f"{sum(one.state != 'done' for one in planned) - doing} are still to do, " if failure else ""
+        print(f"{doing} of {len(planned)} steps {'would run' if dry_run else 'ran'}; {rest}the others stand as they are.")
+    if failure is not None:
+        raise failure

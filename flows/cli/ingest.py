@@ -60,9 +60,15 @@ def ingest(
     params = parameters(IngestParameters, feed=feed, files=[str(f.resolve()) for f in files], again=again, **said)
     with watching(f"Ingesting {len(files)} files"):
         from flows.ingest import ingest as flow
+        from tasks.ingest import done_before
 
-        done = flow(params)
+        try:
+            done, failure = flow(params), None
+        except Exception as error:
+            done, failure = done_before(error), error
     show(done, as_json)
+    if failure is not None:
+        raise failure
 
 
 def said_to_feed(

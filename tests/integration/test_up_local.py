@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import up_local
 from scripts.local_servers import STOP_S, ClickHouse, QuestDB, Redis, Valkey, free_port
 from tests.integration.test_local_servers import ask
 from tests.processes import ROOT, environment
@@ -132,3 +133,25 @@ def test_what_is_asked_wrongly_starts_nothing(more: dict[str, str], says: str, l
     done = local("up")
     assert done.returncode == 1 and says in done.stderr and done.stdout == "" and not (local.home / "servers").exists()
     local.more = {"ONLINE": "valkey"}
+
+
+def test_what_is_up_is_written_down_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A process that dies while it writes leaves no half of a file: nobody could find, or stop, the server then."""
+    code = (
+        "import os, sys, pathlib\nfrom scripts import up_local\nreplace = os.replace\n"
+        "def shown(source, target):\n"
+        "    print(target, os.path.exists(target), open(source).read())\n"
+        "    replace(source, target)\n"
+        "os.replace = shown\n"
+        "sys.exit(up_local.up(pathlib.Path(sys.argv[1]), ['valkey'], {'valkey': int(sys.argv[2])}))\n"
+    )
+    port, place = free_port(), tmp_path / "valkey"
+    command = [sys.executable, "-c", code, str(tmp_path), str(port)]
+    done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=60)
+    try:
+        known = (place / "up.json").read_text()
+        assert done.returncode == 0 and done.stdout.splitlines()[0] == f"{place / 'up.json'} False {known}"
+        assert json.loads(known)["ports"] == {"redis": port}
+    finally:
+        up_local.down(tmp_path)
+    assert not (place / "up.json").exists()

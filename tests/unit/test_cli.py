@@ -15,6 +15,7 @@ from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks
 from flows.cli.guard import MOST_LINES, words
 from tasks import clean, runs
+from tests.lobster_made import MESSAGES, lobster_made
 from tests.market import small_market
 from tests.processes import ROOT, cift, environment
 
@@ -167,6 +168,44 @@ def test_a_damaged_zip_is_one_message_although_a_task_raises_it(tmp_path: Path) 
     message = [line for line in done.stderr.splitlines() if not line.startswith("[")]
     assert done.returncode == 2 and "Traceback" not in done.stderr and 1 <= len(message) <= MOST_LINES, done.stderr
     assert message[0].startswith("cift: ") and broken.name in message[0]
+
+
+def test_what_was_ingested_is_said_though_another_file_failed(tmp_path: Path) -> None:
+    days = ("2012-06-20", "2012-06-21", "2012-06-22")
+    files = [lobster_made(tmp_path / f"{day}.zip", stem=f"TEST_{day}_34200000_57600000") for day in days]
+    cut = files[1].read_bytes()[:300]
+    files[1].write_bytes(cut)
+    done = cift(tmp_path / "home", "ingest", "lobster", *map(str, files))
+    assert done.returncode == 1, done.stderr  # 2 would say that nothing was done
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[:2]] == ["TEST 20120620", "TEST 20120622"]
+    assert "2012-06-21.zip is damaged" in done.stderr and "2012-06-20" not in done.stderr.rpartition("cift: ")[2]
+    as_json = cift(tmp_path / "home", "ingest", "lobster", *map(str, files), "--json")
+    assert [(one["file"], one["again"]) for one in orjson.loads(as_json.stdout)] == [("2012-06-20.zip", True), ("2012-06-22.zip", True)]
+    assert as_json.returncode == 2
+    # Two failures, and a file that is new: what each of them says.
+    files[2].write_bytes(files[2].read_bytes()[:200])
+    lobster_made(files[0], MESSAGES.replace("34201.1,5,0,10,", "34201.1,5,0,15,"), stem="TEST_2012-06-20_34200000_57600000")
+    both = cift(tmp_path / "home", "ingest", "lobster", *map(str, files))
+    assert both.returncode == 1 and both.stdout.startswith("TEST 20120620")
+    assert all(said in both.stderr for said in ("2 recordings could not be ingested", "2012-06-21.zip", "2012-06-22.zip"))
+
+
+def test_a_backfill_that_fails_says_what_ran_and_what_is_still_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFT_HOME", str(tmp_path / "home"))
+    files = [lobster_made(tmp_path / f"{day}.zip", stem=f"TEST_2012-06-{day}_34200000_57600000") for day in (20, 21)]
+    messages = MESSAGES.splitlines()
+    lobster_made(files[1], "\n".join([*messages[:-1], "never" + messages[-1]]) + "\n", stem="TEST_2012-06-21_34200000_57600000")
+    asked = ("--start", "2012-06-01", "--end", "2012-06-30", "--symbols", "TEST")
+    done = cift(tmp_path / "home", "backfill", "lobster", *map(str, files), *asked)
+    assert done.returncode == 1, done.stderr
+    assert [line.partition(" (")[0] for line in done.stdout.splitlines()[:4]] == [
+        "20120620 ingest   20.zip: done now",
+        "20120621 ingest   21.zip: not done",
+        "20120620 features TEST: not done",
+        "20120621 features TEST: not done",
+    ]
+    assert done.stdout.splitlines()[-1] == "1 of 4 steps ran; 3 are still to do, the others stand as they are."
+    assert "21.zip" in done.stderr.rpartition("cift: ")[2]
 
 
 def test_what_nobody_expected_is_one_line_and_a_traceback_in_a_file(tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cift_models.errors import Conflict, EmptyRange, FeedError, InputError, StoreError, UnknownSymbol
+from cift_models.errors import CiftError, Conflict, EmptyRange, FeedError, InputError, StoreError, UnknownSymbol
 from cift_models.events import BOOK, HALT, Events
 from cift_models.feeds import read
 from cift_models.feeds.canonical import tables_of_events
@@ -26,10 +26,10 @@ from cift_models.settings import get_settings
 from cift_models.splits import decision_rows
 from cift_models.stores.ticks import open_ticks
 from flows.backfill import backfill
-from flows.ingest import ingest
+from flows.ingest import ingest, ingest_all
 from flows.parameters import BackfillParameters, IngestParameters
 from tasks.dataset import build_session, feature_inputs, select_data
-from tasks.ingest import ingest_file
+from tasks.ingest import done_before, ingest_file, ingest_files
 from tasks.plan import Planned, plan_features, plan_ingest
 from tasks.runs import alone
 from tests import feed_made
@@ -328,6 +328,22 @@ def test_a_recording_behind_one_that_is_to_be_ingested_is_ingested_again(tmp_pat
     for one in plan:
         ingest_file("binance", Path(one.file), {})
     assert states(plan_ingest.fn("binance", [str(first), str(second)], {}, *days)) == [("done", "")] * 2
+
+
+def test_what_came_before_a_failure_in_a_chain_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = two_days(tmp_path)
+    second.write_bytes(second.read_bytes()[:-40])
+
+    class Submitted:
+        @staticmethod
+        def submit(*args: object) -> Future:
+            with ThreadPoolExecutor(1) as aside:
+                return aside.submit(ingest_files.fn, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("flows.ingest.ingest_files", Submitted)
+    with pytest.raises(CiftError, match=second.name) as caught:
+        ingest_all("binance", [first, second], {})
+    assert [one.file for one in done_before(caught.value)] == [first.name] and not isinstance(caught.value, InputError)
 
 
 def test_a_damaged_book_state_is_named_and_mended_by_its_own_file(tmp_path: Path, home: Path) -> None:
