@@ -460,6 +460,57 @@ def test_the_feed_as_a_person_runs_it_with_a_service_that_is_killed(home, captur
     assert done["lag_ms"]["p50"] < 1000 or os.getloadavg()[0] > 8
 
 
+def test_a_service_that_is_away_for_long_costs_a_gap_and_the_recording_nothing(home, captures, tmp_path, monkeypatch):
+    """Longer than the feed's backlog has room for: what it dropped is a gap that a snapshot ends, and all of it is recorded."""
+    folder, said_path = home[0], tmp_path / "said.jsonl"
+    monkeypatch.setenv("CIFT_HOME", str(folder))
+    exchange, heard = Exchange(Recording(captures), speed=1.5), Decisions(said_path)
+
+    async def run(service: Service) -> Join:
+        async with exchange.serving("127.0.0.1", 0) as port:
+            made = await join(
+                service.ticks, symbols=None, decisions=heard, session_hours=1, record=tmp_path / "captures",
+                venue=lambda market: venue(market, f"ws://127.0.0.1:{port}", f"http://127.0.0.1:{port}"),
+                options=Options(limit=200_000, clock="exchange"),
+            )  # fmt: skip
+            assert made.tape is not None
+            made.tape.backlog.limit = 64 << 20
+            running = asyncio.create_task(made.run())
+            async with asyncio.timeout(120):
+                while heard.count < 4:
+                    await asyncio.sleep(0.02)
+                await asyncio.to_thread(service.kill, service.get("/model").json()["pid"])
+                while made.clients[0].backlog.trades.total() == 0:
+                    await asyncio.sleep(0.02)
+                await asyncio.to_thread(service.start)
+                await exchange.ended.wait()
+                while made.clients[0].counts.messages < exchange.sent:
+                    await asyncio.sleep(0.02)
+                made.stop()
+                await running
+        return made
+
+    with serving(folder, "challenger") as service:
+        made = asyncio.run(run(service))
+    heard.close()
+    done = made.summary()
+    assert done["late"] == 0 and done["service_connections"] == 2 and done["markets"]["spot"]["connects"] == 1
+    assert sum(done["markets"]["spot"]["dropped"].values()) > 0 and done["recorded"]["gaps"] == 0
+    assert done["recorded"]["conflated"] == 0 and not done["recorded"]["overflows"]
+    for original, copy in zip(captures, captured(tmp_path / "captures"), strict=True):
+        here, there = lines_of(copy), lines_of(original)
+        assert [t for _, t in here if not t.startswith(b'{"last')] == [t for _, t in there if not t.startswith(b'{"last')]
+        assert one_day(copy).source["depth_gaps"] == 0
+    said = [orjson.loads(line) for line in said_path.read_bytes().splitlines()]
+    times = [one["as_of"] for one in said]
+    assert times == list(range(times[0], times[-1] + 1, SECOND)) and len(said) == done["decisions"]
+    for symbol in ("BTCUSDT.SPOT", "ETHUSDT.SPOT"):
+        whys = [one["symbols"][symbol]["why"] for one in said]
+        # No book at first; a gap while nobody was told; then what is known again. (What the end says may come after the last instant.)
+        lost = len(whys) - whys[::-1].index("gap") if "gap" in whys[4:] else 0
+        assert 4 < lost < len(whys), whys
+
+
 def test_a_feed_that_is_killed_goes_on_in_the_session_behind_a_gap(home, captures, tmp_path):
     with serving(home[0], "challenger") as service:
         _kill_a_feed(home[0], service, captures, tmp_path)
