@@ -20,7 +20,8 @@ def predict(
 ) -> None:
     """Run a release over stored sessions; write its predictions.
 
-    Rows that the release learned from are left out. The rows lie below CIFT_HOME/predictions/RELEASE-SESSION/MODEL.
+    Rows that the release learned from are left out. The rows lie in ClickHouse where CIFT_CLICKHOUSE_URL names one
+    (table predictions), otherwise below CIFT_HOME/predictions/RELEASE-SESSION/MODEL.
 
     Example: cift predict --release challenger --start 2024-01-09 --end 2024-01-09
     """
@@ -45,8 +46,9 @@ def predict(
         print(orjson.dumps(sessions, option=orjson.OPT_INDENT_2).decode())
         return
     from cift_models.settings import get_settings
+    from flows.cli.stored import rows_place
 
-    home = get_settings().home
+    settings = get_settings()
     for one in sessions:
         left_out = f"{one['in_sample']:,} of them in sample and left out"
         print(f"{one['day']}: {one['instants']:,} instants, {left_out}; {one['rows']:,} rows written.")
@@ -57,4 +59,4 @@ def predict(
             print(f"  {symbol}: {one['decides']} ready at {said['ready']:,} instants, {size}; "
                   f"{said['buy']:,} Buy, {said['sell']:,} Sell, {said['hold']:,} Hold")  # fmt: skip
         for key in one["keys"]:
-            print(f"  {home / key / 'data.parquet'}")
+            print(f"  {rows_place(settings, key)}")

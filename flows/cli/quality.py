@@ -34,6 +34,7 @@ def quality(symbol: Symbol = None, day: Day = None, json: Json = False) -> None:
     from cift_models.settings import get_settings
     from cift_models.stores.ticks import open_ticks
     from flows.cli.options import day as date_of
+    from flows.cli.stored import ticks_place
     from tasks.quality import examine, report_path, stored_days
 
     settings = get_settings()
@@ -41,7 +42,7 @@ def quality(symbol: Symbol = None, day: Day = None, json: Json = False) -> None:
     ticks = open_ticks(settings)
     found = stored_days(ticks, symbol, asked)
     if not found:
-        raise NotStored(f"Nothing is stored below {settings.home}.", hint="Begin with `cift seed`, or `cift ingest lobster FILE...`.")
+        raise NotStored(f"Nothing is stored {ticks_place(settings)}.", hint="Begin with `cift seed`, or `cift ingest lobster FILE...`.")
     reports = (examine(ticks, *which, refs) for which, refs in found.items())
     if asked is not None:
         (report,) = reports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -10,11 +11,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from cift_models.errors import CiftError, Conflict, EmptyRange
+from cift_models.errors import CiftError, Conflict, EmptyRange, NotStored
+from cift_models.settings import Settings, get_settings
 from cift_models.stores.releases import Releases
-from cift_models.stores.ticks import ParquetTicks
+from cift_models.stores.ticks import ParquetTicks, open_ticks
+from flows.cli import quality, stored
 from flows.cli.guard import MOST_LINES, words
 from tasks import clean, runs
+from tests import servers
 from tests.lobster_made import MESSAGES, lobster_made
 from tests.market import small_market
 from tests.processes import ROOT, cift, environment
@@ -356,3 +360,25 @@ def test_a_run_says_only_what_is_ours_and_eval_finds_it(home: Path) -> None:
     for arguments in ([], ["--symbols", symbols], ["--start", first, "--end", last]):
         assert cift(home, "eval", "--json", *arguments).stdout == metrics.read_text()
     assert len(orjson.loads(cift(home, "status", "--json").stdout)["runs"]) == 1  # it was found, not trained again
+
+
+def test_the_place_that_is_named_is_the_one_that_the_settings_name(tmp_path: Path) -> None:
+    here = Settings(home=tmp_path)
+    there = Settings(home=tmp_path, questdb_url="http://ticks:9000", clickhouse_url="clickhouse://rows:9000/team")
+    assert stored.ticks_place(here) == f"below {tmp_path}" and stored.ticks_place(there) == "in QuestDB at ticks:9000"
+    assert stored.rows_place(here, "predictions/a/b") == f"{tmp_path}/predictions/a/b/data.parquet"
+    assert stored.rows_place(there, "predictions/a/b") == "predictions/a/b in ClickHouse at rows:9000"
+    text = " ".join(cift(tmp_path, "predict", "--help").stdout.split())
+    assert "ClickHouse where CIFT_CLICKHOUSE_URL names one" in text and "CIFT_HOME/predictions" in text
+
+
+@pytest.mark.slow
+def test_what_is_not_stored_is_not_stored_on_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers.questdb(tmp_path / "questdb") as server:
+        monkeypatch.setenv("CIFT_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("CIFT_QUESTDB_URL", server.url)
+        open_ticks(get_settings()).migrate()  # type: ignore[attr-defined]
+        where = f"Nothing is stored in QuestDB at {server.url.removeprefix('http://')}."
+        for call in (quality.quality, lambda: stored.fill(None, None, None)):
+            with pytest.raises(NotStored, match=re.escape(where)):
+                call()
