@@ -12,10 +12,10 @@ from enum import IntEnum
 from typing import Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cift_models.compiled import kernel
 from cift_models.errors import InputError
 
 Position = NDArray[np.int64]
@@ -87,7 +87,7 @@ def signals(rule: SignalRule, mean_bps: NDArray[np.float64], cost_bps: NDArray[n
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _decide(position, mean_bps, cost_bps, ready, threshold_bps, exit_bps, cap, signal):
     for s in range(len(position)):
         signal[s] = 0
@@ -107,7 +107,7 @@ def _decide(position, mean_bps, cost_bps, ready, threshold_bps, exit_bps, cap, s
         position[s] += signal[s]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(position, mean_bps, cost_bps, ready, threshold_bps, exit_bps, cap, out):
     for t in range(len(out)):
         _decide(position, mean_bps[t], cost_bps[t], ready[t], threshold_bps, exit_bps, cap, out[t])
@@ -141,7 +141,7 @@ def round_trips(signal: NDArray[np.int8], bid: NDArray[np.float64], ask: NDArray
     return RoundTrips(*_round_trips(signal, bid, ask, fee_bps))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _round_trips(signal, bid, ask, fee_bps):
     n = len(signal)
     queue = np.zeros(n, np.int64)

@@ -6,8 +6,7 @@ is worth one observation at the open and decays with the rest. In (0, 1), so tha
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import N_ACTIVITY
 from cift_models.instruments import SECOND
@@ -30,7 +29,7 @@ def decay(features: FeatureSet) -> list[float]:
     return [0.5 ** (features.clock_ns / (h * SECOND)) for h in HALF_LIVES_S]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """One half, worth one observation."""
     m.activity_mid = 0.0
@@ -39,7 +38,7 @@ def forget(m):
         m.seen[h] = 1.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, out, at):
     """Take the instant's mid and write the family's columns."""
     for h in range(N_ACTIVITY):

@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.events import BOOK, HALT, TRADE, Events
 from cift_models.instruments import INFERRED, Universe
 
@@ -56,7 +56,7 @@ def signed(universe: Universe, events: Events) -> Events:
     return sign(start(universe), events)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sign(inferred, tick_units, mid, last_px, last_move, symbol, kind, trade_px, bid_px, bid_sz, ask_px, ask_sz, side):
     for i in range(len(symbol)):
         s = symbol[i]

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import N_GAPS, require_exact
 
@@ -30,7 +29,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return ("event_gap_s", "event_gap_cv", "trade_gap_s", "trade_gap_cv", "trade_age_s")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, ts, what):
     """Take an event or a trade."""
     if m.gap_ts[what] > 0:
@@ -44,14 +43,14 @@ def apply(m, ts, what):
     m.gap_ts[what] = ts
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """No event yet."""
     for what in range(2):
         m.gap_ts[what], m.n_gaps[what], m.gap_sum[what], m.gap_squares[what] = 0, 0, 0, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, as_of, out, at):
     """Write the family's columns."""
     for what in range(2):

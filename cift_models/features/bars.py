@@ -6,8 +6,7 @@ currency, volume in units, hidden executions included.
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 
 
@@ -16,7 +15,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return ("bar_open", "bar_high", "bar_low", "bar_close", "bar_vwap", "volume", "n_trades")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, px, sz):
     """Take a trade. Turnover is counted from the bar's open: px x sz of a coin in satoshi would leave int64 within hours."""
     if m.bar_trades == 0:
@@ -29,19 +28,19 @@ def apply(m, px, sz):
     m.bar_trades += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """No trade yet."""
     m.last_px = 0
     _close(m)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _close(m):
     m.bar_volume, m.bar_turnover, m.bar_trades = 0, 0, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, out, at):
     """Write the family's columns and begin the next bar."""
     if m.bar_trades > 0:

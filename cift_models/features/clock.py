@@ -5,8 +5,7 @@ On a venue that never closes, a share of a day: nobody knows live when a stretch
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 
 
@@ -15,7 +14,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return ("session_share",)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, as_of, out, at):
     """Write the family's column."""
     out[at] = (as_of - m.open) / m.span_ns

@@ -13,8 +13,7 @@ belongs to it whole: its volume is at least VOLUME_BAR. Hidden executions count,
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import N_BAR
 from cift_models.instruments import Instrument
@@ -42,7 +41,7 @@ def volume_bar(instrument: Instrument) -> int:
     return VOLUME_BAR.get(instrument.unit, ANY_UNIT) * instrument.lot_scale
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, ts, side, px, sz):
     """Take a trade."""
     for clock in range(2):
@@ -66,7 +65,7 @@ def apply(m, ts, side, px, sz):
             run[TRADES] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """No bar yet, and none begun."""
     for clock in range(2):
@@ -74,7 +73,7 @@ def forget(m):
         m.closed[clock][TRADES] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, as_of, out, at):
     """Write the family's columns."""
     for clock in range(2):

@@ -12,8 +12,7 @@ book all are 0.
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import ASK_PX, ASK_SZ, BID_PX, BID_SZ
 
@@ -24,7 +23,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return (*deeper, "bid_slope", "ask_slope", "slope_imbalance")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, book, out, at):
     """Write the family's columns."""
     levels = book.shape[1]
@@ -44,7 +43,7 @@ def row(m, book, out, at):
     out[at + levels + 1] = (bid - ask) / (bid + ask) if bid + ask > 0 else 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _slope(mid2, book, px, sz):
     """Lots per tick. Distances are formed as integers and squared as floats: a level may stand very far away."""
     depth, above, below = 0, 0.0, 0.0

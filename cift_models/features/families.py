@@ -5,8 +5,7 @@ A new family is one file (its names, its row, its apply and forget where it reme
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, GAP, HALT, HIDDEN, RESUME, TRADE
 from cift_models.features import (
     activity,
@@ -32,7 +31,7 @@ FAMILIES = (
 OK, WARM_UP, FEED_GAP, HALTED, ABSENT = 0, 1, 2, 3, 4  # values of models.protocol.Why that features decide
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m, ring, ts):
     """A symbol begins anew at ts: nothing is computed across a halt or a gap. What its book shows is kept."""
     m.since = ts
@@ -47,7 +46,7 @@ def forget(m, ring, ts):
     z_score.forget(m, ring)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _interrupt(m, book, ring, ts, kind):
     """A halt or a gap, a resumption, in this order where one event says both."""
     if kind & HALT:
@@ -63,7 +62,7 @@ def _interrupt(m, book, ring, ts, kind):
     forget(m, ring, ts)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, book, ring, trades, bins, logs, ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, ask_sz, i):
     """Take event i of a symbol, whose memory these are. False: a ring is full, and nothing has changed (memory.grown mends it)."""
     if not has_room(m, ring, trades, bins, ts):
@@ -85,7 +84,7 @@ def apply(m, book, ring, trades, bins, logs, ts, kind, side, trade_px, trade_sz,
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, book, ring, trades, bins, logs, moves, flows_ring, as_of, out, at):
     """Write a symbol's row of an instant: each family from the column at[its place in FAMILIES] on; returns why (0: valid)."""
     m.mid = quote.mid_of(m, book)

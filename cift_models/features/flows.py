@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet, flow_names
 from cift_models.features.memory import (
     ASK_PX,
@@ -44,7 +44,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return (*flow_names(features), *flow_names(features, log=True), *counts, *moves)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, book, ring, ts, has_book, shown, side, trade_sz, bid_px, bid_sz, ask_px, ask_sz, i):
     """Push the sums after event i, and let `book` be the one after it; `shown`: it is a trade against an order that the book showed."""
     levels = book.shape[1]
@@ -73,7 +73,7 @@ def apply(m, book, ring, ts, has_book, shown, side, trade_sz, bid_px, bid_sz, as
     m.pushed += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m, ring, ts):
     """Begin anew, with an entry that repeats the sums and knows no mid: no window reaches back behind ts.
 
@@ -91,7 +91,7 @@ def forget(m, ring, ts):
         m.tail[w] = m.pushed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def slide(m, ring, as_of):
     """Move every window's tail to its first entry behind as_of - w."""
     mask = ring.shape[0] - 1
@@ -103,14 +103,14 @@ def slide(m, ring, as_of):
         m.tail[w] = k
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def since(m, ring, w, column):
     """Sum of a ring column over window w, as `slide` left it."""
     mask = ring.shape[0] - 1
     return ring[(m.pushed - 1) & mask, column] - ring[(m.tail[w] - 1) & mask, column]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, ring, out, at):
     """Write the family's columns."""
     mask = ring.shape[0] - 1

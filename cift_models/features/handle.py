@@ -11,11 +11,12 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.events import Events
 from cift_models.features.memory import RING_EXTRA, SYMBOL, Memory
 
@@ -63,44 +64,44 @@ int8s_at = _pointer(types.int8)
 floats_at = _pointer(types.float64)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def memory_at(address):
     """The memory's table at an address."""
     return carray(ints_at(address), (11,))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def events_at(address):
     """The table of events at an address."""
     return carray(ints_at(address), (12,))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def symbol_of(table, s):
     return carray(symbols_at(table[0]), (table[N_SYMBOLS],))[s]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def book_of(table, s):
     return carray(ints_at(table[1] + 8 * s * 4 * table[N_LEVELS]), (4, table[N_LEVELS]))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def ring_of(table, s):
     width = table[N_LEVELS] + RING_EXTRA
     return carray(ints_at(table[2] + 8 * s * table[N_RING] * width), (table[N_RING], width))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def trades_of(table, s):
     return carray(ints_at(table[3] + 8 * s * table[N_TRADES] * 3), (table[N_TRADES], 3))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def bins_of(table, s):
     return carray(ints_at(table[4] + 8 * s * table[N_BINS] * 2), (table[N_BINS], 2))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def logs_of(table, s):
     return carray(floats_at(table[5] + 8 * s * table[N_BINS]), (table[N_BINS],))

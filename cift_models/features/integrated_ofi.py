@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError, FitError
 
 
@@ -56,7 +56,7 @@ class IntegratedOFI:
         return cls(np.array(value["weights"], np.float64), float(value["explained"]))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _weigh(rows, weights):
     out = np.empty(len(rows))
     for n in range(len(rows)):

@@ -10,9 +10,9 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import InputError, StoreError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.instruments import Universe
@@ -176,7 +176,7 @@ def _wider(ring: NDArray[np.int64], pushed: NDArray[np.int64]) -> NDArray[np.int
     return wide
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def has_room(m, ring, trades, bins, ts):
     """Whether every ring of a symbol takes one more event at ts; forgets what no window reaches any more."""
     mask = ring.shape[0] - 1

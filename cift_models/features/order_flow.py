@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from numba import njit
+from cift_models.compiled import kernel
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def increment(bid_px, bid_sz, ask_px, ask_sz, new_bid_px, new_bid_sz, new_ask_px, new_ask_sz):
     """e = 1[b' >= b] q_b' - 1[b' <= b] q_b - 1[a' <= a] q_a' + 1[a' >= a] q_a, in lots: an integer.
 

@@ -15,8 +15,7 @@ Without a two-sided book all of them are 0, and the row is not valid (absent).
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import ASK_PX, ASK_SZ, BID_PX, BID_SZ
 
@@ -36,7 +35,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def mid_of(m, book):
     """(best bid + best ask) / 2 in quote currency, 0 without a two-sided book."""
     if book[BID_SZ, 0] <= 0 or book[ASK_SZ, 0] <= 0:
@@ -44,7 +43,7 @@ def mid_of(m, book):
     return (book[BID_PX, 0] + book[ASK_PX, 0]) * m.tick_size / 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, book, as_of, out, at):
     """Write the family's columns."""
     mid = m.mid

@@ -7,8 +7,8 @@ signed trade and decayed to the instant when read, so that a reading changes not
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import N_HALF_LIVES
 
@@ -24,7 +24,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return tuple(f"count_{int(h * 1000)}ms" for h in HALF_LIVES_S)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, ts, side):
     """Take a signed visible trade."""
     gap = ts - m.count_ts
@@ -33,14 +33,14 @@ def apply(m, ts, side):
     m.count_ts = ts
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """No trade yet."""
     for h in range(N_HALF_LIVES):
         m.counts[h] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, as_of, out, at):
     """Write the family's columns."""
     gap = as_of - m.count_ts

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from numba import njit
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError, InputError, StoreError
 from cift_models.events import Events
 from cift_models.features import activity, clock_bars, families, flows, volatility, z_score
@@ -170,7 +170,7 @@ def _fold_into(state: FeatureState, events: Events, offsets: NDArray, as_of: NDA
         state.memory = grown(state.memory)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(
     memory, ts, symbol, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, ask_sz, offsets, as_of, at, first_symbol, x, why, order,
     bounds, first, first_instant, first_event,
@@ -200,7 +200,7 @@ def _fold(
     return len(memory.symbols), 0, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _by_symbol(symbol, first_symbol, n_symbols, first, last):
     """(order, bounds): the places first .. last - 1 of each symbol's events, in order, one symbol behind the other. A counting sort."""
     bounds = np.zeros(n_symbols + 1, np.int64)
@@ -220,7 +220,7 @@ def _by_symbol(symbol, first_symbol, n_symbols, first, last):
     return order, bounds
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _push(address, ts, s, kind, side, trade_px, trade_sz, book):
     table = memory_at(address)
     if s < 0 or s >= table[N_SYMBOLS] or book.shape[0] != 4 or book.shape[1] != table[N_LEVELS]:
@@ -228,7 +228,7 @@ def _push(address, ts, s, kind, side, trade_px, trade_sz, book):
     return _take(table, s, ts, kind, side, trade_px, trade_sz, book[0:1], book[1:2], book[2:3], book[3:4], 0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _take(table, s, ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, ask_sz, i):
     taken = families.apply(
         symbol_of(table, s), book_of(table, s), ring_of(table, s), trades_of(table, s), bins_of(table, s), logs_of(table, s),
@@ -237,7 +237,7 @@ def _take(table, s, ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, 
     return TAKEN if taken else FULL
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _push_stored(address, events_address, i):
     """Take event i of the events whose table (handle.events_table) lies at events_address; they must be of symbols that the memory has."""
     e = events_at(events_address)
@@ -251,12 +251,12 @@ def _push_stored(address, events_address, i):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _begin(memory, s, ts):
     families.forget(memory.symbols[s], memory.ring[s], ts)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rows(memory, as_of, at, x, why):
     for s in range(len(why)):
         why[s] = families.row(

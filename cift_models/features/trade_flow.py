@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.flows import MOVES_NS, since
 from cift_models.features.memory import RING_EXTRA, RING_SIGNED, RING_VOLUME
@@ -17,7 +16,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return tuple(f"trade_imbalance_{w // 1_000_000}ms" for w in features.windows_ns)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, ring, out, at):
     """Write the family's columns."""
     levels = ring.shape[1] - RING_EXTRA

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.instruments import SECOND
 
@@ -35,14 +34,14 @@ def rows(features: FeatureSet) -> int:
     return 2 * max(1, WINDOWS_S[-1] * SECOND // features.clock_ns)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """No return yet."""
     m.row_mid = 0.0
     m.returns = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, ring, out, at):
     """Take the instant's mid and write the family's columns."""
     size = len(ring)
@@ -79,7 +78,7 @@ def row(m, ring, out, at):
         _write(out, at + v, n, pairs, squares, products, scale)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _write(out, at, n, pairs, squares, products, scale):
     out[at] = scale * math.sqrt(squares / n) if n > 0 else 0.0
     out[at + N_WINDOWS] = scale * math.sqrt(math.pi / 2 * products / pairs) if pairs > 0 else 0.0

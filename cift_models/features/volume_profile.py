@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import BIN, BIN_LOTS, TRADE_BIN, TRADE_LOTS, TRADE_TS
 
@@ -27,7 +26,7 @@ def names(features: FeatureSet) -> tuple[str, ...]:
     return ("profile_poc_ticks", "profile_low_ticks", "profile_high_ticks", "profile_entropy")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(m, trades, bins, logs, ts, px, sz):
     """Take a trade."""
     expire(m, trades, bins, logs, ts)
@@ -40,7 +39,7 @@ def apply(m, trades, bins, logs, ts, px, sz):
     _add(m, bins, logs, price_bin, sz)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def expire(m, trades, bins, logs, as_of):
     """Take out the trades that the window (as_of - profile_ns, as_of] no longer holds."""
     mask = trades.shape[0] - 1
@@ -51,7 +50,7 @@ def expire(m, trades, bins, logs, as_of):
         m.trade_oldest += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m):
     """No trade yet."""
     m.trade_oldest = m.traded
@@ -59,7 +58,7 @@ def forget(m):
     m.profile_lots = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add(m, bins, logs, price_bin, lots):
     """Change a bin's volume; a bin that is new is put in its place, one that is empty is taken out."""
     low, high = 0, m.n_bins
@@ -85,7 +84,7 @@ def _add(m, bins, logs, price_bin, lots):
             bins[k, BIN], bins[k, BIN_LOTS], logs[k] = bins[k + 1, BIN], bins[k + 1, BIN_LOTS], logs[k + 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, trades, bins, logs, as_of, out, at):
     """Write the family's columns."""
     expire(m, trades, bins, logs, as_of)

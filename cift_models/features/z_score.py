@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
+from cift_models.compiled import kernel
 from cift_models.errors import InputError
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.memory import RING_EXTRA, RING_OFI, RING_SIGNED, require_exact
@@ -33,7 +32,7 @@ def max_lots(features: FeatureSet) -> int:
     return (math.isqrt(2**62 - 1)) // n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forget(m, ring):
     """Empty windows; what has flowed so far is not counted."""
     m.z_rows = 0
@@ -42,13 +41,13 @@ def forget(m, ring):
         m.z_before[c] = _sum(m, ring, c)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sum(m, ring, c):
     column = RING_OFI if c == 0 else ring.shape[1] - RING_EXTRA + RING_SIGNED
     return ring[(m.pushed - 1) & (ring.shape[0] - 1), column]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def row(m, ring, flows, out, at):
     """Take the flow since the last instant and write the family's columns."""
     most = m.z_max_lots

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 
 BID, ASK = 0, 1
@@ -71,7 +71,7 @@ class L2Book:
         self.key[:, : tidy.used.max()], self.size[:, : tidy.used.max()] = tidy.key[:, : tidy.used.max()], tidy.size[:, : tidy.used.max()]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def find(key: NDArray[np.int32], used: int, k: int, near: int) -> int:
     """First slot of a side whose key is k or more (`used`: none is), looked for outwards from a slot. O(log distance).
 
@@ -100,7 +100,7 @@ def find(key: NDArray[np.int32], used: int, k: int, near: int) -> int:
     return low
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def set_level(key: NDArray[np.int32], size: NDArray[np.int64], used: int, k: int, lots: int, near: int) -> tuple[int, int]:
     """Set what rests at key k of one side (0: nothing). Returns (slots in use then, slot to look near next); usually moves few slots."""
     at = find(key, used, k, near)
@@ -123,7 +123,7 @@ def set_level(key: NDArray[np.int32], size: NDArray[np.int64], used: int, k: int
     return max(used, gap + 1), at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def write_best(
     key: NDArray[np.int32], size: NDArray[np.int64], bids: int, asks: int, px: NDArray[np.int32], sz: NDArray[np.int64], row: int
 ) -> None:
@@ -143,7 +143,7 @@ def write_best(
             sz[side, none, row] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fold(
     key: NDArray[np.int32],
     size: NDArray[np.int64],

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError, SchemaMismatch
 from cift_models.events import EMPTY_ASK
 from cift_models.feeds.l2_book import L2Book, find, set_level, write_best
@@ -151,7 +151,7 @@ def book_of_orders(orders: polars.DataFrame, instrument: Instrument, book: L3Boo
     return pl.DataFrame(times | columns, schema=table.polars_schema()), book
 
 
-@njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _slot(order_id, side, mask, shift, which):
     """Where an order lies, or the empty slot where it would."""
     # Fibonacci hashing: venues number their orders one after the other, and a product spreads them over the table.
@@ -161,7 +161,7 @@ def _slot(order_id, side, mask, shift, which):
     return at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shift(room):
     """How far a product is shifted so that a table of `room` slots is indexed by its highest bits."""
     bits = 0
@@ -170,7 +170,7 @@ def _shift(room):
     return 64 - bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _remove(order_id, ticks, lots, side, mask, shift, at):
     """Empty a slot, and move up what would no longer be found behind it."""
     hole = at
@@ -184,7 +184,7 @@ def _remove(order_id, ticks, lots, side, mask, shift, at):
     side[hole] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rehash(order_id, ticks, lots, side, new_order_id, new_ticks, new_lots, new_side):
     mask, shift = len(new_side) - 1, _shift(len(new_side))
     for i in range(len(side)):
@@ -193,7 +193,7 @@ def _rehash(order_id, ticks, lots, side, new_order_id, new_ticks, new_lots, new_
             new_order_id[at], new_ticks[at], new_lots[at], new_side[at] = order_id[i], ticks[i], lots[i], side[i]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _change(key, size, used, row, k, by):
     """Add lots to what rests at a key of one side."""
     at = find(key[row], used[row], k, used[row])
@@ -201,7 +201,7 @@ def _change(key, size, used, row, k, by):
     used[row], _ = set_level(key[row], size[row], used[row], k, now + by, at)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(
     order_id, ticks, lots, side, resting, key, size, used, refused, ev_action, ev_order_id, ev_side, ev_ticks, ev_lots, first, px, sz,
 ):  # fmt: skip

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def apply(better: int, price: int, change: int, px: NDArray[np.int32], sz: NDArray[np.int64], empty: int) -> int:
     """Change the size at a price of one side in place; returns how many of its L levels are known afterwards.
 
@@ -41,7 +41,7 @@ def apply(better: int, price: int, change: int, px: NDArray[np.int32], sz: NDArr
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def disagreements(
     action: NDArray[np.int64],
     direction: NDArray[np.int64],

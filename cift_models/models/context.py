@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
+from cift_models.compiled import kernel
 
 CONTEXT = ("activity_60s", "activity_600s", "spread_ticks")
 """The columns, in the order that `context_row` reads."""
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def context_row(x, columns, out, at):
     """Fill out[at .. at + 3]: logit of the activity at 60 and at 600 s (kept within 1e-4 of 0 and 1), log of the spread in ticks.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.models.protocol import refuse_nan
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def all_finite(x, valid):
     """Whether x [T, S, F] is finite wherever valid [T, S]."""
     for t in range(valid.shape[0]):

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cift_models.compiled import kernel
 from cift_models.errors import FitError
 from cift_models.models.columns import Columns
 from cift_models.models.context import CONTEXT, context_row
@@ -44,7 +44,7 @@ class HeadConfig(Config):
     max_iter: int = Field(default=1000, ge=1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def inputs_row(mean_bps, sd_bps, x, columns, out):
     """Fill out float64[5]: yhat/sd, |yhat|/sd, then the context of the row."""
     out[0] = mean_bps / sd_bps
@@ -52,7 +52,7 @@ def inputs_row(mean_bps, sd_bps, x, columns, out):
     context_row(x, columns, out, 2)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def inputs(mean_bps, ready, x, columns, sd_bps):
     """inputs_row for every ready row: float64[T, S, 5], 0 elsewhere."""
     out = np.zeros((*mean_bps.shape, 2 + columns.shape[0]))
@@ -63,7 +63,7 @@ def inputs(mean_bps, ready, x, columns, sd_bps):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def probabilities(mean_bps, ready, x, columns, sd_bps, weights, bias):
     """Softmax of three weighted sums for every ready row: float64[T, S, 3], 0 elsewhere. weights float64[S, 3, 5], bias float64[S, 3]."""
     steps, symbols = mean_bps.shape

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError
 from cift_models.models.protocol import Panel
 
@@ -17,7 +17,7 @@ NEEDS = ("linear", "hawkes")
 RIDGE = 1e-3
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def base_rows(weights: NDArray, linear: NDArray, hawkes: NDArray, out: NDArray) -> None:
     """out[t, s] = weights[s, 0] linear[t, s] + weights[s, 1] hawkes[t, s]; the one place where the sum is written."""
     for t in range(out.shape[0]):

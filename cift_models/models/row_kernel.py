@@ -6,10 +6,11 @@ BLAS is not used: `(X @ w)[i] != X[i] @ w` on most rows, and the fold of the liv
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from cift_models.compiled import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def weighted_sum(x, weights, bias):
     """`bias + x_0 w_0 + x_1 w_1 + ...`, left to right. x, weights float64[K]; no fused multiply-add, no reassociation."""
     y = bias
@@ -18,7 +19,7 @@ def weighted_sum(x, weights, bias):
     return y
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def standardised_rows(x, use, columns, mean, sd, clip, weights, bias):
     """Weighted sums of standardised, clipped columns, one per row and symbol.
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import ReleaseError
 
 LEAF = -1
@@ -108,7 +108,7 @@ def _joined(model: dict[str, Any], name: str, dtype: type) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, dtype)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def walk(x, start, roots, feature, value, left, right, default_left):
     """float32[n]: start + leaf of tree 0 + leaf of tree 1 + ..., in float32, as XGBoost adds. x [n, K] is cast to float32 first."""
     out = np.empty(x.shape[0], np.float32)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from cift_models.compiled import kernel
 from cift_models.events import BOOK, TRADE
 from cift_models.instruments import SECOND
 from cift_models.simulate.regimes import BAR_S
@@ -24,13 +24,13 @@ BEST_SHARE = 0.7
 """Share of quotes that change a queue at the best price; the imbalance has a half-life near a second."""
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _lots(exponential, mean):
     """A size of at least one round lot and of about the given mean, from a unit exponential."""
     return ROUND_LOT * (1 + np.int64(exponential * (mean - 0.5 * ROUND_LOT) / ROUND_LOT))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def walk(
     at_ns, what, value, uniforms, exponentials, regime, opening, spread_ticks, queue_lots, trade_lots, wide, ar, news_hz,
     noise_bps, scales, drifts, impact_bps, kind, side, trade_ticks, trade_sz, bid_px, bid_sz, ask_px, ask_sz,

@@ -6,9 +6,9 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.instruments import SECOND
 from cift_models.simulate.config import SimulateConfig
 
@@ -85,7 +85,7 @@ def expected_signed_count(config: SimulateConfig, at_ns: NDArray[np.int64], side
     return _sum_of_exponentials(at_ns, sides, weights, rates_hz, config.seconds)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sum_of_exponentials(at_ns, sides, weights, rates_hz, seconds):
     """sum over trades until j s of side_i sum_k weights_k exp(-rates_k (j s - t_i)), float64[seconds + 1]."""
     out = np.zeros(seconds + 1)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError
 from cift_models.features.columns.chunk import MAX_LOTS, Chunk, refuse_lots
 from cift_models.features.columns.clocks import State
@@ -118,7 +118,7 @@ def _check_exact(bars: Bars, bar: NDArray[np.int64]) -> None:
         )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(ts, price, size, ends, bar, since, opened, high, low, close, volume, turnover, n_trades, n_rows):
     all_bits = size.dtype.type(0)
     lo = 0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError, InputError
 from cift_models.features.columns.chunk import Chunk, check_lots
 from cift_models.instruments import SECOND
@@ -145,7 +145,7 @@ def _cut(kernel, chunk: Chunk, room: int, *args) -> tuple[NDArray[np.int64], NDA
     return ends[:k].copy(), as_of[:k].copy()
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _falls(ts):
     """Whether a time is before the one before it. A sum without a branch: the loop is one of vectors."""
     now, before = ts[1:], ts[:-1]
@@ -155,7 +155,7 @@ def _falls(ts):
     return falls != 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _time_ends(ts, size, ends, as_of, width_ns, anchor_ns, memory):
     """memory[0] is the instant at which the open bar ends."""
     n = ts.shape[0]
@@ -186,7 +186,7 @@ def _time_ends(ts, size, ends, as_of, width_ns, anchor_ns, memory):
     return k
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _tick_ends(ts, size, ends, as_of, trades, memory):
     """memory[0] counts the trades of the open bar."""
     seen = memory[0]
@@ -202,7 +202,7 @@ def _tick_ends(ts, size, ends, as_of, trades, memory):
     return k
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _volume_ends(ts, size, ends, as_of, lots, memory):
     """memory[0] is the volume of the open bar."""
     traded = memory[0]

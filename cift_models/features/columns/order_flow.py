@@ -10,9 +10,9 @@ slower. The increments of a block never leave L1: there they are summed by bar a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.features.columns.chunk import EMPTY_OFFSET, MAX_LOTS, Level, refuse_lots
@@ -97,13 +97,13 @@ OK, BAD_LOTS, BAD_DISTANCE, BEYOND = 0, 1, 2, 3
 """What a kernel found."""
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def increment(b0, q0, a0, r0, b1, q1, a1, r1):
     """e of one row, from the book (b0, q0, a0, r0) = (bid price, bid size, ask price, ask size) to (b1, q1, a1, r1)."""
     return (q1 if b1 >= b0 else 0) - (q0 if b1 <= b0 else 0) - (r1 if a1 <= a0 else 0) + (r0 if a1 >= a0 else 0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _increments(b0, q0, a0, r0, b1, q1, a1, r1, e):
     """e of many rows. Choices, not branches, and nothing before or after the loop that LLVM must keep apart: one loop of vectors."""
     for i in range(e.shape[0]):
@@ -114,7 +114,7 @@ def _increments(b0, q0, a0, r0, b1, q1, a1, r1, e):
         e[i] = up - down - ask_down + ask_up
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _bits(x):
     """All bits that any value has: negative if one is, below 2^k if all are."""
     bits = x.dtype.type(0)
@@ -123,7 +123,7 @@ def _bits(x):
     return bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ahead(bid_px, bid_sz, ask_px, ask_sz, at, seen, max_lots):
     """Read rows at .. at + AHEAD - 1 of a level, so that they lie in L2; whether every size is one that stays exact."""
     to = min(at + AHEAD, bid_px.shape[0])
@@ -133,14 +133,14 @@ def _ahead(bid_px, bid_sz, ask_px, ask_sz, at, seen, max_lots):
     return 0 <= bits <= max_lots
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _groups(e, groups):
     """Sums of GROUP increments; in one expression, which LLVM turns into shuffled vectors (a loop of four it would unroll)."""
     for j in range(groups.shape[0]):
         groups[j] = (e[4 * j] + e[4 * j + 1]) + (e[4 * j + 2] + e[4 * j + 3])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _share(e, n, at, ends, k, ofi, left, groups, running):
     """Share n increments from row `at` on out among the bars k, k + 1, ...; `left` is the sum of the open bar. Returns both anew.
 
@@ -175,7 +175,7 @@ def _share(e, n, at, ends, k, ofi, left, groups, running):
     return k, left + total - before
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _block(bid_px, bid_sz, ask_px, ask_sz, at, n, e, book, seen):
     """Increments of rows at .. at + n - 1 of a chunk into e[:n]."""
     first = 0
@@ -189,7 +189,7 @@ def _block(bid_px, bid_sz, ask_px, ask_sz, at, n, e, book, seen):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _remember(bid_px, bid_sz, ask_px, ask_sz, book, seen):
     n = bid_px.shape[0]
     if n:
@@ -197,7 +197,7 @@ def _remember(bid_px, bid_sz, ask_px, ask_sz, book, seen):
         seen[0] += n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _plain(bid_px, bid_sz, ask_px, ask_sz, ends, ofi, e, book, left, seen, max_lots):
     """One level of prices in ticks. Returns what was found."""
     k, total = 0, left[0]
@@ -213,7 +213,7 @@ def _plain(bid_px, bid_sz, ask_px, ask_sz, ends, ofi, e, book, left, seen, max_l
     return OK
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _scored(bid_px, bid_sz, ask_px, ask_sz, ends, ofi, e, book, left, seen, max_lots, history, sums, max_abs, z):
     """`_plain` with the rolling z-score of the increments, while they are in L1. e is [window, block, room for a group].
 
@@ -241,7 +241,7 @@ def _scored(bid_px, bid_sz, ask_px, ask_sz, ends, ofi, e, book, left, seen, max_
     return OK, 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _near(best_bid, best_ask, bid_px, bid_sz, ask_px, ask_sz, ends, ofi, e, book, left, seen, max_lots):
     """`_plain` for prices that are distances from the best: they are made prices a block at a time, in L1."""
     k, total = 0, left[0]
@@ -276,7 +276,7 @@ def _near(best_bid, best_ask, bid_px, bid_sz, ask_px, ask_sz, ends, ofi, e, book
     return OK
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prices(best, distance, away, empty, px):
     for i in range(px.shape[0]):
         px[i] = empty if distance[i] == EMPTY_OFFSET else best[i] + away * distance[i]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError, InputError
 from cift_models.features.columns.chunk import Chunk
 from cift_models.features.columns.clocks import State, TimeClock
@@ -122,7 +122,7 @@ def _widen(bins: NDArray[np.int64], span: NDArray[np.int64], low: int, high: int
     return wide, np.array([span[LOWEST], span[HIGHEST], base, span[ROWS], span[BITS]], np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(price, size, ends, instants, bins, span, bin_ticks, as_of, out_price, out_volume, k, at, rows):
     """Go on at row `at` in stretch k with `rows` written. Returns (why, k, at, rows, a, b): of MORE_BINS a .. b are the bins that lack
     room, of MORE_ROWS b is how many rows a stretch may need, of NOT_EXACT a is its rows and b its largest size."""
@@ -166,7 +166,7 @@ def _fold(price, size, ends, instants, bins, span, bin_ticks, as_of, out_price, 
         k += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add(px, lots, bins, base, bin_ticks, spare):
     """Add each trade to its bin. A row that is no trade adds its 0 to an occupied bin, so that there is no branch."""
     if bin_ticks == 1:

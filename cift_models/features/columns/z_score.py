@@ -13,9 +13,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import DataError, InputError
 from cift_models.features.columns.clocks import State
 
@@ -77,7 +77,7 @@ class RollingZ:
         return min(max(self.window - 1 - before, 0), n)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fold(x, history, sums, max_abs, z, buffer):
     """The place of the first value beyond max_abs, or -1."""
     window = history.shape[0]
@@ -93,7 +93,7 @@ def _fold(x, history, sums, max_abs, z, buffer):
     return -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def roll(buffer, n, window, sums, max_abs, running, squares, z):
     """One block: the window before it lies in buffer[:window], its n values after that; the window after it is left in buffer[:window].
 

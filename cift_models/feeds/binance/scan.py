@@ -10,8 +10,9 @@ Nothing is read behind the buffer: its last byte is a line feed, which no loop p
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from cift_models.compiled import kernel
 
 KIND, RECV, EVENT, SYMBOL, AFTER, UNTIL, FIRST, MIDDLE, END, SIDE, FINER, LINE, AT, TO = range(14)
 """Columns of a message: what it is, receive time ns, exchange time ms (0: it has none), symbol's number, id before its first change, id of
@@ -64,7 +65,7 @@ _OURS = np.array(
 _POW10 = 10 ** np.arange(19, dtype=np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _number(buf, i, digits):
     """(value, next place) of a JSON integer of at most so many digits (19 may wrap around); next place -1 where there is none."""
     start = i
@@ -79,7 +80,7 @@ def _number(buf, i, digits):
     return value, i
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _decimal(buf, i, places):
     """(value x 10**places, place behind the closing quote, whether digits were cut) of a decimal whose text begins at i.
 
@@ -117,7 +118,7 @@ def _decimal(buf, i, places):
     return value * _POW10[left], i + 1, cut
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _text(buf, i):
     """Place of the quote that closes a string of plain ASCII, whose text begins at i; -1 where it holds anything else."""
     while buf[i] != _QUOTE:
@@ -127,7 +128,7 @@ def _text(buf, i):
     return i
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is(buf, i, to, word):
     """Whether the bytes [i:to] are a word."""
     if to - i != len(word):
@@ -138,7 +139,7 @@ def _is(buf, i, to, word):
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def levels(
     buf: NDArray[np.uint8], i: int, grid: NDArray[np.int64], px: NDArray[np.int64], sz: NDArray[np.int64], m: int
 ) -> tuple[int, int, int]:
@@ -173,7 +174,7 @@ def levels(
             return -1, m, finer
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_ours(key):
     """Whether a name means something to us: then a value of another type than ours is not for us to pass over."""
     ours = False
@@ -182,7 +183,7 @@ def _is_ours(key):
     return ours
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _members(buf, i, names, name_to, grid, out, px, sz, m):
     """Read the members of a message from behind its brace; figures go to `out` and px, sz.
 
@@ -331,7 +332,7 @@ def _members(buf, i, names, name_to, grid, out, px, sz, m):
         i += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _stream(buf, i):
     """(kind, place behind the brace of the data) of a combined stream whose name begins at i; kind 0 where it is none of ours."""
     start = i
@@ -361,7 +362,7 @@ def _stream(buf, i):
     return kind, to + len(_DATA)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fits(market, kind, seen):
     """Whether a message has what its kind and market need, and nothing that another kind or market has."""
     futures = market != SPOT
@@ -380,7 +381,7 @@ def _fits(market, kind, seen):
     return seen & (needs | _NUMBERS) == needs and seen & futures_need == (futures_need if futures else 0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scan(
     buf: NDArray[np.uint8],
     at: int,

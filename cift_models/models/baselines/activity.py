@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cift_models.compiled import kernel
 from cift_models.models.context import CONTEXT, context_row
 from cift_models.models.logit import fit_logit
 from cift_models.models.protocol import Config, FitContext, FitReport, Outputs, Panel
@@ -30,7 +30,7 @@ class ActivityConfig(Config):
     max_iter: int = Field(default=1000, ge=1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def move_probabilities(x, ready, columns, weights, bias):
     """Values float64[T, S, 4]: mean 0, then p_down = p/2, 1 - p, p/2 with p the logistic of a weighted sum of the row's context."""
     out = np.zeros((*ready.shape, 4))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.models.row_kernel import weighted_sum
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def blend(means, regimes, known, ready, by_regime, overall):
     """Forecast of every ready row: float64[T, S] = sum_k w_k mean_k, w_k = sum_s p_s W_sk, or the overall weights where p is not known.
 

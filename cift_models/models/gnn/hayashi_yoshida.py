@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 
-@njit(cache=True, nogil=True)
+
+@kernel
 def covariance(a_ns: NDArray[np.int64], a: NDArray[np.float64], b_ns: NDArray[np.int64], b: NDArray[np.float64], shift_ns: int) -> float:
     """Sum of da_i db_j over all pairs of increments whose intervals overlap, after b's times move back by `shift_ns`.
 

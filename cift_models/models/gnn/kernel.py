@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, HALT, RESUME, TRADE
 from cift_models.models.protocol import Why
 
@@ -81,7 +81,7 @@ def memory(symbols: int, bins: int) -> Memory:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def flow_and_move(book: NDArray, mid: NDArray, bid_px: int, bid_sz: int, ask_px: int, ask_sz: int) -> tuple[int, int]:
     """Replace the book of one asset; the order flow imbalance (lots) and move of the mid (half ticks) that the new one makes.
 
@@ -106,7 +106,7 @@ def flow_and_move(book: NDArray, mid: NDArray, bid_px: int, bid_sz: int, ask_px:
     return flow, move
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def absorb(
     memory: Memory, bin_ns: int, as_of: int, why: NDArray, ts: NDArray, symbol: NDArray, kind: NDArray, side: NDArray, trade_sz: NDArray,
     bid_px: NDArray, bid_sz: NDArray, ask_px: NDArray, ask_sz: NDArray,
@@ -140,13 +140,13 @@ def absorb(
             memory.index[s] = -1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def signed_log1p(value: int) -> float:
     """sign(v) log(1 + |v|)."""
     return np.log1p(np.float64(value)) if value >= 0 else -np.log1p(-np.float64(value))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def describe(memory: Memory, bin_ns: int, as_of: int, bucket_bins: NDArray, out: NDArray) -> None:
     """Raw features out[S, L + 1, F] of each asset's lag buckets, newest first, and of the whole window in place L.
 
@@ -183,7 +183,7 @@ def describe(memory: Memory, bin_ns: int, as_of: int, bucket_bins: NDArray, out:
         out[s, buckets, 3] = out[s, 0, 3]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def normalise(raw: NDArray, center: NDArray, scale: NDArray, clip: float) -> None:
     """(raw - center) / scale within +-clip, in place; 0 where the scale is 0. All [S, L + 1, F]."""
     for s in range(raw.shape[0]):
@@ -195,7 +195,7 @@ def normalise(raw: NDArray, center: NDArray, scale: NDArray, clip: float) -> Non
                     raw[s, k, f] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def attend(x: NDArray, present: NDArray, weights: Weights, out: NDArray, alpha: NDArray) -> None:
     """The read-out out[S] of one GATv2 layer over (asset, lag) nodes, and its attention alpha[target, source, lag, H].
 
@@ -259,7 +259,7 @@ def attend(x: NDArray, present: NDArray, weights: Weights, out: NDArray, alpha: 
         out[i] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step(
     memory: Memory, weights: Weights, bin_ns: int, bucket_bins: NDArray, clip: float, as_of: int, valid: NDArray, why: NDArray,
     ts: NDArray, symbol: NDArray, kind: NDArray, side: NDArray, trade_sz: NDArray, bid_px: NDArray, bid_sz: NDArray, ask_px: NDArray,
@@ -279,7 +279,7 @@ def step(
             out[s] *= weights.gain[s]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def session(
     memory: Memory, weights: Weights, bin_ns: int, bucket_bins: NDArray, clip: float, as_of: NDArray, valid: NDArray, why: NDArray,
     offsets: NDArray, ts: NDArray, symbol: NDArray, kind: NDArray, side: NDArray, trade_sz: NDArray, bid_px: NDArray, bid_sz: NDArray,
@@ -294,7 +294,7 @@ def session(
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def describe_session(
     memory: Memory, bin_ns: int, bucket_bins: NDArray, as_of: NDArray, why: NDArray, offsets: NDArray, ts: NDArray, symbol: NDArray,
     kind: NDArray, side: NDArray, trade_sz: NDArray, bid_px: NDArray, bid_sz: NDArray, ask_px: NDArray, ask_sz: NDArray, keep: NDArray,
@@ -313,7 +313,7 @@ def describe_session(
             n += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def bin_session(
     memory: Memory, open_ns: int, bin_ns: int, ts: NDArray, symbol: NDArray, kind: NDArray, side: NDArray, trade_sz: NDArray,
     bid_px: NDArray, bid_sz: NDArray, ask_px: NDArray, ask_sz: NDArray, out: NDArray,

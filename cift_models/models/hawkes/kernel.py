@@ -10,8 +10,8 @@ P = K + D M, and lambda_i is linear in them: lambda_i(t) = phi(t) . theta_i. The
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from cift_models.compiled import kernel
 from cift_models.events import HIDDEN, TRADE
 
 NO_MORE = 60.0
@@ -20,7 +20,7 @@ ROWS = 8
 """Outer products that are added to a Hessian at once."""
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fade(rate_gap):
     """exp(-rate_gap), 0 beyond NO_MORE."""
     if rate_gap > NO_MORE:
@@ -28,7 +28,7 @@ def fade(rate_gap):
     return np.exp(-rate_gap)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def place(share, last_share, intervals):
     """(k, w): interval of a share of the session among `intervals` even ones over [0, last_share], and the share of it passed; clamped."""
     x = share / last_share * intervals
@@ -36,7 +36,7 @@ def place(share, last_share, intervals):
     return k, min(max(x - k, 0.0), 1.0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def place_all(share, last_share, intervals):
     """`place` of each of n shares: int64[n], float64[n]."""
     knot = np.empty(len(share), np.int64)
@@ -46,7 +46,7 @@ def place_all(share, last_share, intervals):
     return knot, weight
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def first_of_clusters(t_ns, side, session, within_ns):
     """bool[N]: the arrivals that are more than `within_ns` after the first of the running cluster of their side. O(N)."""
     keep = np.ones(len(t_ns), np.bool_)
@@ -64,7 +64,7 @@ def first_of_clusters(t_ns, side, session, within_ns):
     return keep
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def advance(gap_s, decays_hz, sums, pending):
     """Carry the sums R over a gap: what arrived at its beginning (`pending`, float64[D]) joins them, then all fade. In place.
 
@@ -81,7 +81,7 @@ def advance(gap_s, decays_hz, sums, pending):
         pending[:] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def add_outer_products(rows, total):
     """total[a, e] += sum of rows[., a] rows[., e] for e >= a; rows is [ROWS, E]. Eight at once touch `total` an eighth as often."""
     E = rows.shape[1]
@@ -95,7 +95,7 @@ def add_outer_products(rows, total):
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def likelihood_pass(gap_s, side, knot, weight, decays_hz, theta, with_hessian):
     """One pass over the arrivals: what the events add to likelihood, gradient and Hessian. O(N D M), with the Hessian O(N (D M)^2).
 
@@ -168,7 +168,7 @@ def likelihood_pass(gap_s, side, knot, weight, decays_hz, theta, with_hessian):
     return value, gradient, hessian
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def excitation_exposure(to_end_s, side, decays_hz, sides):
     """Compensator of a unit of alpha: sum over the arrivals of side j of 1 - exp(-beta_m (T - t_k)), float64[D, M]. O(N M)."""
     out = np.zeros((sides, len(decays_hz)))
@@ -178,7 +178,7 @@ def excitation_exposure(to_end_s, side, decays_hz, sides):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def residual_pass(gap_s, side, baseline_integral, decays_hz, alpha, residual):
     """Time-rescaling residuals: the integral of lambda_i between neighbouring arrivals of side i, written to residual[N] at the later one.
 
@@ -211,7 +211,7 @@ def residual_pass(gap_s, side, baseline_integral, decays_hz, alpha, residual):
         pending[i] += 1.0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forecast_steps(
     as_of, share, valid, offsets, ts, symbol, kind, side, decays_hz, nu_hz, last_share, horizon_share, map_sums, map_now, map_next, slope,
     sums, last_ns, seen, values, ready,

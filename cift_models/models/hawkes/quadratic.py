@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from cift_models.compiled import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def minimise_nonnegative(hessian, linear, start):
     """z >= 0 that minimises z' H z / 2 - b' z, by active sets from the support of `start` (Lawson and Hanson 1974; Bro and de Jong 1997).
 
@@ -51,7 +52,7 @@ def minimise_nonnegative(hessian, linear, start):
     return z
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def solve_positive(hessian, linear, index):
     """Solution of H[index, index] s = b[index] by Cholesky; a pivot that rounding made non-positive is taken for infinite (s = 0 there)."""
     n = len(index)

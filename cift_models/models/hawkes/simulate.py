@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.errors import InputError
 from cift_models.models.hawkes.arrivals import SIDES, Arrivals, join, one_session
 from cift_models.models.hawkes.likelihood import Parameters
@@ -64,7 +64,7 @@ def immigrants(parameters: Parameters, window_s: float, session_s: float, rng: n
     return np.concatenate(times), np.concatenate(sides)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def simulate_thinning(mu_hz, decays_hz, alpha, sums, duration_s, rng):
     """Arrivals over (0, duration_s] from the state sums[D, M] (changed in place) under constant mu_hz[D], by Ogata (1981)'s thinning.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.models.hmm.kernel import HAS_LAG, OBSERVED, RETURN, filter_rows, return_log_likelihoods
 from cift_models.models.hmm.parameters import Parameters
 
@@ -31,7 +31,7 @@ def iid_state_log_likelihoods(values: NDArray[np.float64], parameters: Parameter
     return return_log_likelihoods(values, weights, parameters.states)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def ewma_t5_log_likelihoods(values, lengths, decay, first_variance):
     """log p(x_t|F_{t-1}) of a unit-variance Student t(5) times the EWMA deviation, float64[N]; NaN where the bar or its lag is not known.
 

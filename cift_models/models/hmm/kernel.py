@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from cift_models.compiled import kernel
 
 RETURN, LAG, VARIANCE, TRADES, HAS_LAG, OBSERVED = range(6)
 INTERCEPT, PHI, SIGMA, VARIANCE_MEAN, VARIANCE_SD, TRADES_MEAN, TRADES_SD = range(7)
@@ -19,20 +20,20 @@ RETURN_SD, VARIANCE_OFFSET, VARIANCE_LOG_MEAN, VARIANCE_LOG_SD, TRADES_LOG_MEAN,
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def normal_log_density(x, mean, sd):
     """log N(x; mean, sd^2)."""
     z = (x - mean) / sd
     return -0.5 * z * z - math.log(sd) - HALF_LOG_TWO_PI
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def return_log_density(row, state):
     """log p(x_t | x_{t-1}, s) of the AR(1); the lag must be known."""
     return normal_log_density(row[RETURN], state[INTERCEPT] + state[PHI] * row[LAG], state[SIGMA])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_density(row, state, uses):
     """log p(row | s): the product of what is known; 0 for a bar that was not observed."""
     if row[OBSERVED] == 0.0:
@@ -47,7 +48,7 @@ def log_density(row, state, uses):
     return total
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def log_densities(rows, states, uses):
     """log_density of rows float64[N, 6] in states float64[K, 7]: float64[N, K]."""
     out = np.empty((len(rows), len(states)))
@@ -57,7 +58,7 @@ def log_densities(rows, states, uses):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def filter_bar(row, transition, states, uses, predicted, filtered):
     """One normalised alpha recursion, in place; returns log p(row | F_{t-1}).
 
@@ -83,7 +84,7 @@ def filter_bar(row, transition, states, uses, predicted, filtered):
     return top + math.log(total)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def filter_rows(rows, lengths, start, transition, states, uses):
     """Filter sequences that follow each other in rows float64[N, 6] (int64 lengths), each from `start`.
 
@@ -103,7 +104,7 @@ def filter_rows(rows, lengths, start, transition, states, uses):
     return ahead, now, gain
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def return_log_likelihoods(rows, weights, states):
     """log sum_s weights[t, s] p(x_t | x_{t-1}, s) of the returns alone, float64[N]; NaN where bar or lag is not known."""
     out = np.full(len(rows), np.nan)
@@ -122,7 +123,7 @@ def return_log_likelihoods(rows, weights, states):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def moment_sums(rows, weights, out):
     """Add sum_t weights[t, k] (1, x, l, x^2, x l, l^2 | 1, v, v^2, u, u^2) to out float64[K, 11]: all that the M step needs.
 
@@ -148,7 +149,7 @@ def moment_sums(rows, weights, out):
             out[k, 10] += w * u * u
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rows_of_returns(x):
     """Bar rows of one unbroken series of returns: float64[T, 6]; the first has no lag, so it says nothing about the state."""
     rows = np.zeros((len(x), 6))
@@ -159,7 +160,7 @@ def rows_of_returns(x):
     return rows
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def gather(mid, n_trades, valid, s, last_mid, bar_return, bar_variance, bar_trades, bar_moves):
     """Add one step of symbol s to its open bar, in place.
 
@@ -177,7 +178,7 @@ def gather(mid, n_trades, valid, s, last_mid, bar_return, bar_variance, bar_trad
     last_mid[s] = mid
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def empty_bar(s, bar_return, bar_variance, bar_trades, bar_moves):
     """Open the next bar of symbol s, in place."""
     bar_return[s] = 0.0
@@ -186,7 +187,7 @@ def empty_bar(s, bar_return, bar_variance, bar_trades, bar_moves):
     bar_moves[s] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def raw_bars(as_of, mid, n_trades, valid, anchor_ns, clock_ns, bar_ns):
     """Every bar of a session that closes at anchor + j bar_ns, unscaled.
 
@@ -217,7 +218,7 @@ def raw_bars(as_of, mid, n_trades, valid, anchor_ns, clock_ns, bar_ns):
     return closing, raw, complete
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scale_bar(bar_return, bar_variance, bar_trades, scale, row):
     """Write RETURN, VARIANCE and TRADES of one bar into row float64[6], scaled by float64[6] of the symbol."""
     row[RETURN] = bar_return / scale[RETURN_SD]
@@ -225,7 +226,7 @@ def scale_bar(bar_return, bar_variance, bar_trades, scale, row):
     row[TRADES] = (math.log1p(bar_trades) - scale[TRADES_LOG_MEAN]) / scale[TRADES_LOG_SD]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def run(
     as_of,
     mid,

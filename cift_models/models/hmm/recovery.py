@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.models.hmm.bars import Rows
 from cift_models.models.hmm.config import HMMConfig
 from cift_models.models.hmm.fit import Fitted, fit_parameters
@@ -26,7 +26,7 @@ def simulate_returns(parameters: Parameters, n: int, seed: int) -> tuple[NDArray
     return walk(parameters.transition.cumsum(axis=1), parameters.states, first, rng.uniform(size=n), rng.normal(size=n))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def walk(cumulative, states, first, uniforms, normals):
     """The AR(1) returns and the path of states, x[0] with a last return of 0."""
     x, path = np.empty(len(uniforms)), np.empty(len(uniforms), np.int64)

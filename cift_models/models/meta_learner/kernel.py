@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.models.row_kernel import weighted_sum
 
 CONTEXT = ("spread_ticks", "activity_60s", "activity_600s", "session_share")
@@ -19,7 +19,7 @@ def n_inputs(n_means: int, n_states: int) -> int:
     return n_means + 1 + n_states + 2 + len(CONTEXT)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def fill(means, regimes, arrivals, context, blend, out):
     """Inputs and blend of n rows; everything in units of the symbol's sd of y where it is a move.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.features.feature_set import FeatureSet, flow_names
 
 AS_IS, LOG, MOVE = 0, 1, 2
@@ -60,7 +60,7 @@ class Channels:
         return np.column_stack([features.index([n for n, _ in pairs]), np.array([code for _, code in pairs])])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def channel_row(x, linear, hawkes, columns, n_odd, out):
     """One symbol's raw channels at one step. x float64[F], linear float64[C], hawkes float64[>= 3], out float64[channels]."""
     mid = x[columns[0, 0]]
@@ -81,7 +81,7 @@ def channel_row(x, linear, hawkes, columns, n_odd, out):
     out[place] = np.log1p(max(hawkes[1] + hawkes[2], 0.0))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def raw_channels(x, linear, hawkes, usable, columns, n_odd, out):
     """Raw channels of a panel, out float64[T, S, channels]; rows that are not usable stay as they are."""
     for t in range(x.shape[0]):
@@ -90,14 +90,14 @@ def raw_channels(x, linear, hawkes, usable, columns, n_odd, out):
                 channel_row(x[t, s], linear[t, s], hawkes[t, s], columns, n_odd, out[t, s])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scaled_row(raw, centre, scale, out):
     """A token, float32[channels]: (raw - centre) * scale, clipped at CLIP. A channel that never varied has scale 0."""
     for i in range(raw.shape[0]):
         out[i] = np.float32(min(max((raw[i] - centre[i]) * scale[i], -CLIP), CLIP))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scaled_rows(raw, centre, scale, out):
     """Tokens of one symbol, out float32[T, channels] from raw float64[T, channels]."""
     for t in range(raw.shape[0]):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.models.residual_base import base_rows
 from cift_models.models.transformer.channels import channel_row, scaled_row
 
@@ -42,7 +42,7 @@ class Weights(NamedTuple):
     frequencies: NDArray[np.float64]  # [P]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def add_product(x, matrix, out):
     """out += x @ matrix, inputs in their order, four at a time so that `out` is read and written a quarter as often."""
     inputs = matrix.shape[0]
@@ -57,7 +57,7 @@ def add_product(x, matrix, out):
             out[j] += a * matrix[i, j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def norm_into(x, gain, out):
     """Soft root-mean-square norm of both streams together: x / sqrt(1 + mean x^2) * gain."""
     total = np.float32(0.0)
@@ -70,7 +70,7 @@ def norm_into(x, gain, out):
             out[stream, j] = x[stream, j] * size * gain[stream, j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rotate(x, cos, sin, heads):
     """Turn each head's pairs of both streams in place (rotary position)."""
     pairs = cos.shape[0]
@@ -84,7 +84,7 @@ def rotate(x, cos, sin, heads):
                 x[stream, first + pairs + p] = a * sin[p] + b * cos[p]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def attend(query, keys, values, filled, scale, scores, out):
     """One head's weighted mean of values over the first `filled` slots. query [2, E], keys [2, E, W], values [W, 2, E], out [2, E]."""
     for w in range(filled):
@@ -110,12 +110,12 @@ def attend(query, keys, values, filled, scale, scores, out):
                 out[stream, d] += a * values[w, stream, d]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def silu(x):
     return x / (ONE + np.exp(-x))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def network_step(token, k, weights, keys, values, slot, filled, cos, sin):
     """f of network k, in standard deviations, at one token; its keys and values enter the ring at `slot`.
 
@@ -189,7 +189,7 @@ def network_step(token, k, weights, keys, values, slot, filled, cos, sin):
     return f
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def advance(
     as_of, x, linear, hawkes, usable, columns, centre, scale, base_weights, size_bps, clock_ns, on, weights, keys, values, seen, origin, out
 ):
