@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from cift_models.errors import SchemaMismatch, SettingsError, StoreError, StoreUnavailable
+from cift_models.stores.insist import insist
 
 if TYPE_CHECKING:
     import polars
@@ -230,23 +230,21 @@ class Connection:
         self._insist(send, table)
 
     def _insist(self, call: Callable[[Client], T], about: str) -> T:
-        """Call until the server answers, after 0.05, 0.1, 0.2, ... 2 s, for as long as its patience."""
-        until = time.monotonic() + self._patience_s
-        pause_s = 0.05
-        while True:
-            try:
-                if self._client is None:
-                    self._client = self.server.connect(self._database)
-                return call(self._client)
-            except Exception as error:
-                self.close()
-                known = self.server.ours(error, about)
-                if known is None:
-                    raise
-                if not known.retryable or time.monotonic() + pause_s > until:
-                    raise known from error
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, 2.0)
+        """Call until the server answers, for as long as its patience."""
+        return insist(lambda: self._once(call, about), self._patience_s)
+
+    def _once(self, call: Callable[[Client], T], about: str) -> T:
+        """Call; a connection on which anything went wrong is not used again."""
+        try:
+            if self._client is None:
+                self._client = self.server.connect(self._database)
+            return call(self._client)
+        except Exception as error:
+            self.close()
+            known = self.server.ours(error, about)
+            if known is None:
+                raise
+            raise known from error
 
 
 def _authorities(ca: Path | None) -> str | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cift_models.errors import SettingsError, StoreError, StoreUnavailable
+from cift_models.stores.insist import insist
 
 if TYPE_CHECKING:
     import httpx
@@ -23,25 +22,6 @@ WRITE_PATIENCE_S = 30.0
 """How long a batch is sent again, and how long acknowledged rows may be invisible while nothing moves: a restart takes 3 to 10 s."""
 TIMEOUT_S = 30.0
 """How long the server may keep silent in the middle of one request."""
-
-T = TypeVar("T")
-
-
-def insist(call: Callable[[], T], patience_s: float) -> T:
-    """Call until it does not raise StoreUnavailable, after 0.05, 0.1, 0.2, ... 2 s, for `patience_s` in all; then raise what it raised.
-
-    Only for what may be done twice: reads, and rows that the server deduplicates.
-    """
-    until = time.monotonic() + patience_s
-    pause_s = 0.05
-    while True:
-        try:
-            return call()
-        except StoreUnavailable:
-            if time.monotonic() + pause_s > until:
-                raise
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 2.0)
 
 
 class Http:

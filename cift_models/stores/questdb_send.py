@@ -14,7 +14,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from cift_models.errors import StoreError, StoreUnavailable
-from cift_models.stores.questdb_http import Http, insist, literal
+from cift_models.stores.insist import insist
+from cift_models.stores.questdb_http import Http, literal
 
 if TYPE_CHECKING:
     import pandas

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.ingest import FeeBps, Hours, Instruments, Levels, Market, TickUnits, said_to_feed
-from flows.cli.options import End, Json, Start
+from flows.cli.options import End, FeeBps, Feed, Hours, Instruments, Json, Levels, Market, Start, TickUnits, said_to_feed
 
 
 def backfill(
-    feed: Annotated[str, typer.Argument(help="What the files are: lobster, binance, lean or canonical.")],
+    feed: Feed,
     files: Annotated[list[Path], typer.Argument(help="Files, or folders of them: those that begin in the range count.")],
     start: Start,
     end: End,

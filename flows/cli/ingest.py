@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import Again, Json
+from flows.cli.options import Again, FeeBps, Feed, Hours, Instruments, Json, Levels, Market, TickUnits, said_to_feed
 
 if TYPE_CHECKING:
     from tasks.ingest import Ingested
 
-Market = Annotated[str | None, typer.Option(help="binance: spot, usdm or coinm, where the file's name does not say it.")]
-Hours = Annotated[str | None, typer.Option(help="lean: regular (9:30 to 16:00, the default) or extended (4:00 to 20:00).")]
-Levels = Annotated[int | None, typer.Option(help="binance: levels of the book to keep (20).")]
-TickUnits = Annotated[
-    int | None, typer.Option(help="lobster, lean: a tick in 1/10000 of the currency (100; 1 for a stock below a dollar).")
-]
-FeeBps = Annotated[float | None, typer.Option(help="Fee of taking liquidity in basis points; no file says it (0).")]
-Instruments = Annotated[
-    Path | None,
-    typer.Option(help="binance: an exchangeInfo JSON for other symbols. canonical: its instruments.csv, if not beside the files."),
-]
-
 
 def ingest(
-    feed: Annotated[str, typer.Argument(help="What the files are: lobster, binance, lean or canonical.")],
+    feed: Feed,
     files: Annotated[list[Path], typer.Argument(help="The files, any number.")],
     market: Market = None,
     hours: Hours = None,
@@ -69,20 +57,6 @@ def ingest(
     show(done, as_json)
     if failure is not None:
         raise failure
-
-
-def said_to_feed(
-    market: str | None, hours: str | None, levels: int | None, tick_units: int | None, fee_bps: float | None, instruments: Path | None
-) -> dict[str, Any]:
-    """The options of a feed as the flow's parameters."""
-    return {
-        "market": market,
-        "hours": hours,
-        "levels": levels,
-        "tick_units": tick_units,
-        "fee_bps": fee_bps,
-        "instruments": str(instruments.resolve()) if instruments else None,
-    }
 
 
 def show(done: list[Ingested], as_json: bool) -> None:

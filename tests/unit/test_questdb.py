@@ -13,8 +13,9 @@ import pytest
 from cift_models.errors import CiftError, DataError, SchemaMismatch, SettingsError, StoreError, StoreUnavailable
 from cift_models.schema import BOOK, BOOK_STATE, TRADES
 from cift_models.settings import get_settings
+from cift_models.stores.insist import insist
 from cift_models.stores.questdb import QuestDBTicks, lacks
-from cift_models.stores.questdb_http import Http, insist
+from cift_models.stores.questdb_http import Http
 from cift_models.stores.questdb_rows import Layout, digest_of, frame_of_lines, layout_of, lines_of, version_of
 from cift_models.stores.questdb_send import Courier
 from cift_models.stores.questdb_tables import compare, definitions, migrate
