@@ -222,6 +222,62 @@ def test_whatever_comes(steps: list, room: int):
     assert quotes + backlog.conflated == sum(1 for step in steps if step != "take" and step[0] == QUOTE) - _refused(steps, room, QUOTE)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from([TRADE, QUOTE, DEPTH, SNAPSHOT, BREAK]), st.sampled_from([BTC, ETH]), st.integers(50, 900)),
+            st.just("take"),
+        ),
+        max_size=120,
+    ),
+    room=st.integers(3, 12),
+)
+def test_where_nobody_waits_every_line_is_there_or_counted_and_a_gap_stands_where_the_first_was_lost(steps: list, room: int):
+    backlog = Backlog(room * (TEXT + OVERHEAD), waits=False)
+    offered: list[Item] = []
+    came: Counter[int] = Counter()
+    went: Counter[int] = Counter()
+    ours = 0
+    for n, step in enumerate([*steps, "take"]):
+        if step != "take":
+            offered.append(item(n, *step))
+            assert backlog.offer(offered[-1])
+            came[step[0]] += 1
+            # Room for what has just come, and a gap of each symbol.
+            assert backlog.size <= backlog.limit + 900 + 3 * (OVERHEAD + 200)
+            assert backlog.size == sum(len(one.text) + OVERHEAD for one in backlog._items.values())
+            continue
+        batch, mine, offered = taken(backlog), offered, []
+        went.update(one.kind for one in batch)
+        declared = [one for one in batch if one.kind == BREAK and one not in mine]
+        ours += len(declared)
+        assert all(b"overflow" in one.text for one in declared)
+        assert [one.recv for one in batch] == sorted(one.recv for one in batch)
+        for source in (BTC, ETH):
+            for kinds in ((TRADE,), (DEPTH, SNAPSHOT)):
+                sent = [one for one in mine if one.source == source and one.kind in kinds]
+                kept = [one for one in batch if one.source == source and one.kind in kinds]
+                assert kept == sent[len(sent) - len(kept) :]
+                if len(kept) < len(sent):
+                    assert any(one.kind == BREAK and one.source == source and one.recv <= sent[0].recv for one in batch)
+    assert came[TRADE] == went[TRADE] + backlog.trades.total()
+    assert came[QUOTE] == went[QUOTE] + backlog.conflated
+    assert came[DEPTH] + came[SNAPSHOT] == went[DEPTH] + went[SNAPSHOT] + backlog.dropped.total()
+    assert ours == backlog.gaps.total()
+
+
+def test_a_gap_in_which_everything_was_dropped_is_not_declared_twice():
+    backlog = Backlog(4 * (TEXT + OVERHEAD), waits=False)
+    for n in range(5):
+        assert backlog.offer(item(n, TRADE))
+    assert backlog.trades == {BTC: 4} and backlog.gaps == {BTC: 1}
+    for n in range(5, 50):
+        assert backlog.offer(item(n, DEPTH))
+    kinds = [one.kind for one in taken(backlog)]
+    assert kinds.count(BREAK) == 1 == kinds.index(BREAK) + 1 and backlog.gaps == {BTC: 1}
+
+
 def _refused(steps: list, room: int, kind: int) -> int:
     """How many of a kind were not taken in."""
     backlog, refused = room_for(room), 0
