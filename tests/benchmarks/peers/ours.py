@@ -1,0 +1,65 @@
+"""The job as cift_models.features.columns does it: one thread, integer columns, a chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from cift_models.features.columns import Bars, Chunk, Job, RollingZ, Rows
+from cift_models.features.columns.volume_profile import VolumeProfile
+from tests.benchmarks.peers.job import BAR_WINDOW, PROFILE_NS, TICK_WINDOW, Columns, Contestant, Sums, names, sums_of
+
+CHUNK = 2**18
+
+
+def job(levels: int) -> Job:
+    return Job(levels, bar_z=RollingZ(BAR_WINDOW), tick_z=RollingZ(TICK_WINDOW), profile=VolumeProfile(PROFILE_NS))
+
+
+def load(columns: Columns, levels: int) -> Contestant:
+    whole = Chunk.of_columns({name: columns[name] for name in names(levels)})
+    made, z, absolute = job(levels), np.empty(CHUNK), np.empty(CHUNK)
+
+    def run():
+        return fold(made, (whole[at : at + CHUNK] for at in range(0, len(whole), CHUNK)), z, absolute)
+
+    return Contestant({"numba": run}, lambda result: sums(result, levels))
+
+
+def fold(made: Job, chunks: Iterable[Chunk], z, absolute) -> tuple[list[Rows], float]:
+    """Rows of every chunk and of what stays open, and the sum of |z_tick|, whose column is lent to the next chunk."""
+    state, parts, total = made.start(), [], 0.0
+    for chunk in chunks:
+        rows, state = made.fold(state, chunk, z)
+        total += float(np.abs(rows.z_tick, out=absolute[: len(chunk)]).sum())
+        parts.append(rows)
+    return [*parts, made.finish(state)], total
+
+
+def from_parquet(files: list[Path], levels: int) -> Contestant:
+    """The same from Parquet files, a batch of CHUNK rows at a time, read by one thread."""
+    made, z, absolute = job(levels), np.empty(CHUNK), np.empty(CHUNK)
+    return Contestant({"numba, pyarrow": lambda: fold(made, batches(files, levels), z, absolute)}, lambda result: sums(result, levels))
+
+
+def batches(files: list[Path], levels: int) -> Iterator[Chunk]:
+    import pyarrow.parquet as pq
+
+    wanted = names(levels)
+    for file in files:
+        with pq.ParquetFile(file, memory_map=True) as opened:
+            for batch in opened.iter_batches(CHUNK, columns=wanted, use_threads=False):
+                yield Chunk.of_columns({name: batch.column(name).to_numpy() for name in wanted})
+
+
+def sums(result: tuple[list[Rows], float], levels: int) -> Sums:
+    parts, z_tick = result
+    bars = {f.name: np.concatenate([getattr(p.bars, f.name) for p in parts]) for f in fields(Bars)}
+    for level in range(levels):
+        bars[f"ofi_{level:02d}"] = np.concatenate([p.ofi[level] for p in parts])
+        bars[f"z_{level:02d}"] = np.concatenate([p.z_ofi[level] for p in parts])
+    # A stretch of the profile that ends in one chunk is whole there: nothing to add up over parts.
+    return sums_of(bars, levels, z_tick, np.concatenate([p.profile.volume for p in parts]))
