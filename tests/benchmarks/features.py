@@ -1,12 +1,12 @@
 """Features of a file of ticks, ours beside the peers: bars, order flow, z-scores, volume profile (peers/job.py says the job).
 
     python tests/benchmarks/features.py            a table
-    python tests/benchmarks/features.py --json     one line per (peer, levels, rows): {job, rows, levels, ours_ms, peer, peer_ms, ratio, note}
+    python tests/benchmarks/features.py --json     one JSON line each: job, rows, levels, ours_ms, peer, peer_ms, ratio, note
     python tests/benchmarks/features.py --large    2e7 rows too: at one level in memory, at ten from Parquet (20 GB, half an hour)
 
 Everyone does the same job on the same rows and the results must agree, or the program fails. Ours runs on one thread, the peers on as many
 as they take. A peer is given its rows as float64 and as int32 and may write the job in several ways; the figure is its fastest form on the
-type of column that comes closest to ours. Ours and the peer take turns, medians; `ratio` = peer_ms / ours_ms. The line of `memory-read` is a
+type of column that comes closest to ours. Ours and the peer take turns, medians; `ratio` = peer_ms / ours_ms. The line `memory-read` is a
 plain read of the same bytes by one thread: what no engine on this machine can beat. Progress goes to stderr, and so does a peer that is not
 installed (those that the lock lacks: .venv-bench).
 """

@@ -138,10 +138,10 @@ def _check_order(memory: NDArray[np.int64], chunk: Chunk) -> None:
     memory[1] = ts[-1]
 
 
-def _cut(kernel, chunk: Chunk, room: int, *args) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _cut(search, chunk: Chunk, room: int, *args) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ends and instants of the bars that there are, at most `room`. (Buffers as long as the chunk would cost more than the search.)"""
     ends, as_of = np.empty((2, min(room, len(chunk))), np.int64)
-    k = kernel(chunk.ts, chunk.size, ends, as_of, *args)
+    k = search(chunk.ts, chunk.size, ends, as_of, *args)
     return ends[:k].copy(), as_of[:k].copy()
 
 
