@@ -1,6 +1,6 @@
 """The last bar that closed on the tick clock (`tick_bar` trades) and on the volume clock (VOLUME_BAR units): CLOCK = tick, volume.
 
-CLOCK_bar_return_bps     1e4 (close - open) / open
+CLOCK_bar_return_bps     1e4 (close - open) / open; this and the next 0 where the open is not above 0
 CLOCK_bar_range_bps      1e4 (high - low) / open
 CLOCK_bar_vwap_bps       1e4 (vwap - mid now) / mid now: where the bar's volume stands against the price
 CLOCK_bar_imbalance      (bought - sold) / volume, -1..1
@@ -85,8 +85,8 @@ def row(m, as_of, out, at):
             out[j + 5] = (as_of - m.since) * 1e-9
             continue
         vwap = (bar[OPEN] + bar[TURNOVER] / bar[LOTS]) / m.price_scale
-        out[j] = 1e4 * (bar[CLOSE] - bar[OPEN]) / bar[OPEN]
-        out[j + 1] = 1e4 * (bar[HIGH] - bar[LOW]) / bar[OPEN]
+        out[j] = 1e4 * (bar[CLOSE] - bar[OPEN]) / bar[OPEN] if bar[OPEN] > 0 else 0.0
+        out[j + 1] = 1e4 * (bar[HIGH] - bar[LOW]) / bar[OPEN] if bar[OPEN] > 0 else 0.0
         out[j + 2] = 1e4 * (vwap - m.mid) / m.mid if m.mid > 0 else 0.0
         out[j + 3] = bar[SIGNED] / bar[LOTS]
         out[j + 4] = (bar[LAST_TS] - bar[FIRST_TS]) * 1e-9

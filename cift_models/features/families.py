@@ -69,7 +69,7 @@ def apply(m, book, ring, trades, bins, logs, ts, kind, side, trade_px, trade_sz,
         return False
     if kind & (HALT | RESUME):
         _interrupt(m, book, ring, ts, kind)
-    traded = kind & TRADE != 0
+    traded = kind & TRADE != 0 and trade_sz > 0  # a trade of nothing is none
     shown = traded and kind & HIDDEN == 0
     flows.apply(m, book, ring, ts, kind & BOOK != 0, shown, side, trade_sz, bid_px, bid_sz, ask_px, ask_sz, i)
     arrivals.apply(m, ts, arrivals.EVENT)

@@ -65,6 +65,22 @@ floats_at = _pointer(types.float64)
 
 
 @kernel(inline="always")
+def ints(array):
+    """The same int64 array without an owner: numba counts no references to it, twice for each function that it is passed to."""
+    return carray(ints_at(array.ctypes.data), array.shape)
+
+
+@kernel(inline="always")
+def int32s(array):
+    return carray(int32s_at(array.ctypes.data), array.shape)
+
+
+@kernel(inline="always")
+def floats(array):
+    return carray(floats_at(array.ctypes.data), array.shape)
+
+
+@kernel(inline="always")
 def memory_at(address):
     """The memory's table at an address."""
     return carray(ints_at(address), (11,))

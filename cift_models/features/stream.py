@@ -26,9 +26,12 @@ from cift_models.features.handle import (
     book_of,
     events_at,
     events_table,
+    floats,
     int8s_at,
     int16s_at,
+    int32s,
     int32s_at,
+    ints,
     ints_at,
     logs_of,
     memory_at,
@@ -180,10 +183,12 @@ def _fold(
     order[bounds[s] : bounds[s + 1]] are the events of symbol s, in order. Goes on from a symbol, an instant and a place in `order`;
     returns those at which a ring is full (nothing of that event is applied), or (S, 0, 0).
     """
+    bid_px, bid_sz, ask_px, ask_sz, rows = int32s(bid_px), ints(bid_sz), int32s(ask_px), ints(ask_sz), floats(x)
+    at = ints(at)
     for s in range(first, len(memory.symbols)):
-        m, book, ring = memory.symbols[s], memory.book[s], memory.ring[s]
-        trades, bins, logs = memory.trades[s], memory.bins[s], memory.bin_logs[s]
-        moves, flows_ring = memory.moves[s], memory.flows[s]
+        m, book, ring = memory.symbols[s], ints(memory.book[s]), ints(memory.ring[s])
+        trades, bins, logs = ints(memory.trades[s]), ints(memory.bins[s]), floats(memory.bin_logs[s])
+        moves, flows_ring = floats(memory.moves[s]), ints(memory.flows[s])
         k = first_event if s == first and first_event >= 0 else bounds[s]
         for t in range(first_instant if s == first else 0, len(as_of)):
             while k < bounds[s + 1] and order[k] < offsets[t + 1]:
@@ -195,7 +200,7 @@ def _fold(
                     return s, t, k
                 k += 1
             why[t, first_symbol + s] = families.row(
-                m, book, ring, trades, bins, logs, moves, flows_ring, as_of[t], x[t, first_symbol + s], at
+                m, book, ring, trades, bins, logs, moves, flows_ring, as_of[t], rows[t, first_symbol + s], at
             )
     return len(memory.symbols), 0, 0
 
@@ -225,7 +230,8 @@ def _push(address, ts, s, kind, side, trade_px, trade_sz, book):
     table = memory_at(address)
     if s < 0 or s >= table[N_SYMBOLS] or book.shape[0] != 4 or book.shape[1] != table[N_LEVELS]:
         return REFUSED
-    return _take(table, s, ts, kind, side, trade_px, trade_sz, book[0:1], book[1:2], book[2:3], book[3:4], 0)
+    levels = ints(book)
+    return _take(table, s, ts, kind, side, trade_px, trade_sz, levels[0:1], levels[1:2], levels[2:3], levels[3:4], 0)
 
 
 @kernel
@@ -258,10 +264,11 @@ def _begin(memory, s, ts):
 
 @kernel
 def _rows(memory, as_of, at, x, why):
+    rows, at = floats(x), ints(at)
     for s in range(len(why)):
         why[s] = families.row(
-            memory.symbols[s], memory.book[s], memory.ring[s], memory.trades[s], memory.bins[s],
-            memory.bin_logs[s], memory.moves[s], memory.flows[s], as_of, x[s], at,
+            memory.symbols[s], ints(memory.book[s]), ints(memory.ring[s]), ints(memory.trades[s]), ints(memory.bins[s]),
+            floats(memory.bin_logs[s]), floats(memory.moves[s]), ints(memory.flows[s]), as_of, rows[s], at,
         )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cift_models.errors import DataError, FitError, InputError, SchemaMismatch, StoreError
-from cift_models.events import BOOK, GAP, HALT, RESUME, TRADE, Events
-from cift_models.features import FeatureSet, IntegratedOFI, flow_names, stream
+from cift_models.events import BOOK, GAP, HALT, RESUME, TRADE, Events, merge
+from cift_models.features import FeatureSet, IntegratedOFI, flow_names, memory, stream
 from cift_models.features.families import FAMILIES
 from cift_models.features.memory import Memory
 from cift_models.features.stream import FeatureState
@@ -186,6 +186,21 @@ def test_integers_stay_exact_over_a_million_updates():
     assert int(m["profile_lots"]) == int(state.memory.bins[0, :n, 1].sum())
 
 
+def test_a_ring_that_is_overwritten_between_two_instants_loses_nothing(monkeypatch):
+    """A burst, and a second one thirty seconds later within one second: the first leaves the longest window while the second comes in."""
+    universe, features, session, quiet = stream_of(11, symbols=1, rate_hz=0.2, interruptions=0)
+    bursts = []
+    for k, at in enumerate((10_500_000_000, 40_900_000_000)):
+        _, _, _, burst = stream_of(12 + k, symbols=1, rate_hz=15, interruptions=0)
+        begin = np.int64(OPEN + at)
+        bursts.append(replace(burst, ts=begin + (burst.ts - burst.ts[0]) // 1000, sequence=burst.sequence + 100_000 * (k + 1)))
+    merged = merge([quiet, *bursts], quiet.levels)
+    assert 700 < len(bursts[0]) < 1000 and 700 < len(bursts[1]) < 1000
+    small = stream.build(universe, features, session, merged)[2]
+    monkeypatch.setattr(memory, "FIRST_EVENTS", 16_384)
+    assert stream.build(universe, features, session, merged)[2].tobytes() == small.tobytes()
+
+
 def test_integers_hold_for_ten_btc_in_satoshi():
     """Ten coins at 1e-8 a lot, in every event: squares of a thousand such rows leave int64 where nobody looks."""
     universe = Universe((Instrument("BTC", 100, 1, 100_000_000, "coins", 0.0, "always", 1),))
@@ -221,8 +236,8 @@ def test_other_levels_and_another_version_of_memory_are_refused():
     universe, features, session, events = stream_of(9)
     with pytest.raises(DataError, match="levels"):
         stream.build(universe, FeatureSet(levels=4), session, events)
-    memory = stream.start(universe, features, session).memory
-    other = memory._replace(symbols=memory.symbols[["open", "span_ns"]].copy())
+    arrays = stream.start(universe, features, session).memory
+    other = arrays._replace(symbols=arrays.symbols[["open", "span_ns"]].copy())
     with pytest.raises(StoreError, match="another version"):
         Memory.from_bytes(other.to_bytes())
 
