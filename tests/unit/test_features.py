@@ -153,14 +153,16 @@ def test_halts_gaps_absent_books_and_warm_up_say_why():
     events.kind[:] |= BOOK
     events.kind[100], events.kind[150] = HALT, RESUME
     events.kind[250], events.kind[300] = HALT | GAP, RESUME
+    events.ts[301:] += 3 * SECOND
     as_of, _, x, valid, why = stream.build(universe, features, session, events)
     assert (why[:, 1] == 4).all() and not valid[:, 1].any() and (x[:, 1, features.index(["mid"])] == 0).all()
     ts = events.ts
     halted = (as_of >= ts[100]) & (as_of < ts[150])
     gap = (as_of >= ts[250]) & (as_of < ts[300])
+    unknown = (as_of >= ts[300]) & (as_of < ts[301])  # resumed, and no book has been told since
     warming = (as_of >= ts[301]) & (as_of < ts[300] + features.warm_up_ns)
-    assert halted.any() and gap.any() and warming.any()
-    assert (why[halted, 0] == 3).all() and (why[gap, 0] == 2).all() and (why[warming, 0] == 1).all()
+    assert halted.any() and gap.any() and warming.any() and unknown.any()
+    assert (why[halted, 0] == 3).all() and (why[gap, 0] == 2).all() and (why[unknown, 0] == 4).all() and (why[warming, 0] == 1).all()
     assert valid[-1, 0] and np.isfinite(x).all()
 
 
