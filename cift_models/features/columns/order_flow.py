@@ -1,7 +1,7 @@
 """Order flow imbalance of one level, summed by bar: exact integers.
 
-e = 1[b' >= b] q_b' - 1[b' <= b] q_b - 1[a' <= a] q_a' + 1[a' >= a] q_a  from one row's book to the next (Cont, Kukanov and Stoikov 2014,
-eq. 3; per level: Xu, Gould and Howison 2019). The first row of a stream has no book before it: 0. A row that repeats the book gives 0.
+The increment from one row's book to the next is the one that features are made of live (features/order_flow.py). The first row of a
+stream has no book before it: 0. A row that repeats the book gives 0.
 
 A kernel takes one level: a single pass over the forty columns of ten levels has more streams than the hardware follows and is ten times
 slower. The increments of a block never leave L1: there they are summed by bar and, at the best level, scored.
@@ -18,6 +18,7 @@ from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.features.columns.chunk import EMPTY_OFFSET, MAX_LOTS, Level, refuse_lots
 from cift_models.features.columns.clocks import State
 from cift_models.features.columns.z_score import BLOCK, RollingZ, roll
+from cift_models.features.order_flow import increment
 
 GROUP = 4
 """Increments added up before bars are looked at. A bar's sum is the difference of two running sums over groups and at most three single
@@ -98,20 +99,10 @@ OK, BAD_LOTS, BAD_DISTANCE, BEYOND = 0, 1, 2, 3
 
 
 @kernel
-def increment(b0, q0, a0, r0, b1, q1, a1, r1):
-    """e of one row, from the book (b0, q0, a0, r0) = (bid price, bid size, ask price, ask size) to (b1, q1, a1, r1)."""
-    return (q1 if b1 >= b0 else 0) - (q0 if b1 <= b0 else 0) - (r1 if a1 <= a0 else 0) + (r0 if a1 >= a0 else 0)
-
-
-@kernel
 def _increments(b0, q0, a0, r0, b1, q1, a1, r1, e):
-    """e of many rows. Choices, not branches, and nothing before or after the loop that LLVM must keep apart: one loop of vectors."""
+    """e of many rows, from (bid price, bid size, ask price, ask size) of the rows before to theirs. LLVM makes it a loop of vectors."""
     for i in range(e.shape[0]):
-        up = q1[i] if b1[i] >= b0[i] else 0
-        down = q0[i] if b1[i] <= b0[i] else 0
-        ask_up = r0[i] if a1[i] >= a0[i] else 0
-        ask_down = r1[i] if a1[i] <= a0[i] else 0
-        e[i] = up - down - ask_down + ask_up
+        e[i] = increment(b0[i], q0[i], a0[i], r0[i], b1[i], q1[i], a1[i], r1[i])
 
 
 @kernel
