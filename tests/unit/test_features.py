@@ -153,6 +153,8 @@ def test_halts_gaps_absent_books_and_warm_up_say_why():
     events.kind[:] |= BOOK
     events.kind[100], events.kind[150] = HALT, RESUME
     events.kind[250], events.kind[300] = HALT | GAP, RESUME
+    events.kind[251:300] = TRADE
+    events.trade_px[251:300], events.trade_sz[251:300] = 10_000, 100
     events.ts[301:] += 3 * SECOND
     as_of, _, x, valid, why = stream.build(universe, features, session, events)
     assert (why[:, 1] == 4).all() and not valid[:, 1].any() and (x[:, 1, features.index(["mid"])] == 0).all()
