@@ -40,8 +40,15 @@ prove-models: setup ## the long proofs of methods: every seed, every figure
 real-day: setup ## the recorded day: ingest, train, serve, replay, compare
 	$(BIN)/python -m pytest tests/e2e/test_real_day.py -m real_day -s
 
-bench: setup ## time what is fast, beside its peers
+bench: setup .venv-bench/installed ## time what is fast, beside its peers; the features' tables of docs/results.md are written again
 	$(BIN)/python -m pytest tests/benchmarks -s
+	$(BIN)/python tests/benchmarks/write_results.py
+
+# Peers that do not fit the lock have an environment of their own.
+.venv-bench/installed: Makefile
+	$(PYTHON) -m venv --clear .venv-bench
+	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python "nautilus_trader==1.221.0" "hftbacktest==2.4.4"
+	touch $@
 
 up: ## start QuestDB, ClickHouse and Dragonfly (ONLINE=redis: Valkey) with docker compose, wait until each answers, print the settings
 	@infra/stack.sh up
@@ -59,4 +66,4 @@ lock: ## pin every version with hashes, naming no index
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv .cift build *.egg-info
+	rm -rf .venv .venv-bench .cift build *.egg-info
