@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cift_models.errors import DataError, FitError, InputError, SchemaMismatch, StoreError
 from cift_models.events import BOOK, GAP, HALT, RESUME, TRADE, Events, merge
-from cift_models.features import FeatureSet, IntegratedOFI, flow_names, memory, stream
+from cift_models.features import FeatureSet, flow_names, memory, stream
 from cift_models.features.families import FAMILIES
+from cift_models.features.integrated_ofi import IntegratedOFI
 from cift_models.features.memory import Memory
 from cift_models.features.stream import FeatureState
 from cift_models.instruments import DAY, SECOND, Instrument, Session, Universe

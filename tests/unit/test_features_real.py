@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cift_models.features import FeatureSet, IntegratedOFI, aggressor, stream
+from cift_models.features import FeatureSet, aggressor, stream
+from cift_models.features.integrated_ofi import IntegratedOFI
 from cift_models.features.stream import FeatureState
 from cift_models.feeds.quality import check_day
 from cift_models.feeds.read import chains, read
