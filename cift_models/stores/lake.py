@@ -176,13 +176,14 @@ def to_parquet(frame: polars.DataFrame, fast: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def from_parquet(
-    data: bytes, ref: PartitionRef, unpack: Callable[[polars.DataFrame], polars.DataFrame] = lambda frame: frame
-) -> polars.DataFrame:
-    """The frame in some verified Parquet bytes, unpacked. Raises SchemaMismatch where it is of another version of the table."""
+def from_parquet(data: bytes, ref: PartitionRef, read: Callable[[bytes], polars.DataFrame] | None = None) -> polars.DataFrame:
+    """The frame in some verified Parquet bytes, by the reader of their encoding.
+
+    Raises SchemaMismatch where it is of another version of the table.
+    """
     import polars as pl
 
-    frame = unpack(pl.read_parquet(io.BytesIO(data)))
+    frame = read(data) if read is not None else pl.read_parquet(io.BytesIO(data))
     table = table_of(ref.table, frame.columns)
     if ref.schema_hash != table.schema_hash or frame.schema != table.polars_schema():
         raise SchemaMismatch(

@@ -412,7 +412,7 @@ class ParquetPartitions:
 
     def write(self, key: Key, frame: polars.DataFrame, quarantined: polars.DataFrame | None, facts: Mapping[str, Any]) -> PartitionRef:
         packed = packed_book.pack(frame) if key.table == BOOK_TABLE.name else None
-        files = {lake.DATA: lake.to_parquet(frame if packed is None else packed)}
+        files = {lake.DATA: lake.to_parquet(frame) if packed is None else packed_book.to_parquet(packed)}
         if quarantined is not None:
             files[QUARANTINE] = lake.to_parquet(quarantined)
         encoding = {} if packed is None else {"encoding": packed_book.ENCODING}
@@ -421,7 +421,7 @@ class ParquetPartitions:
     def rows(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame:
         data = lake.read_file(self._home, ref.key, facts, lake.DATA)
         if facts.get("encoding") == packed_book.ENCODING:
-            return lake.from_parquet(data, ref, packed_book.unpack)
+            return lake.from_parquet(data, ref, packed_book.from_parquet)
         return lake.from_parquet(data, ref)
 
     def quarantined(self, ref: PartitionRef, facts: Mapping[str, Any]) -> polars.DataFrame | None:

@@ -25,8 +25,7 @@ from cift_models.feeds.binance import read_binance
 from cift_models.feeds.lobster import NAME, read_lobster
 from cift_models.feeds.quality import check_day
 from cift_models.instruments import Session, Universe
-from cift_models.stores import lake
-from cift_models.stores.packed_book import pack, unpack
+from cift_models.stores.packed_book import from_parquet, pack, to_parquet
 from cift_models.stores.ticks import ParquetTicks
 from tests.lobster_slice import lobster_zip
 
@@ -158,7 +157,7 @@ def test_parquet(book: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixtu
     def our_write() -> bytes:
         packed = pack(book)
         assert packed is not None
-        return lake.to_parquet(packed)
+        return to_parquet(packed)
 
     ours, theirs, arrows = our_write(), polars_write(), arrow_write()
     n = len(book)
@@ -167,7 +166,7 @@ def test_parquet(book: pl.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixtu
         capsys,
         "Parquet read, 5 levels",
         n,
-        lambda: unpack(pl.read_parquet(io.BytesIO(ours))),
+        lambda: from_parquet(ours),
         {"polars float64": lambda: pl.read_parquet(io.BytesIO(theirs)), "pyarrow": lambda: pq.read_table(io.BytesIO(arrows))},
     )
     with capsys.disabled():

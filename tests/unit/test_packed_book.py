@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +14,8 @@ from hypothesis import strategies as st
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.feeds.lobster import read_lobster
 from cift_models.schema import BOOK
-from cift_models.stores.packed_book import pack, unpack
+from cift_models.stores import packed_book
+from cift_models.stores.packed_book import from_parquet, pack, to_parquet, unpack
 from tests.lobster_slice import lobster_zip
 
 PRICES = st.one_of(
@@ -30,11 +34,45 @@ def books(draw: st.DrawFn) -> pl.DataFrame:
     )
 
 
+def back(packed: pa.Table) -> pl.DataFrame:
+    """What was packed, in one group."""
+    return unpack([packed], len(packed), packed.column_names)
+
+
 @given(books())
 @settings(max_examples=400, deadline=None)
 def test_what_is_packed_comes_back(frame: pl.DataFrame) -> None:
     packed = pack(frame)
-    assert packed is None or unpack(packed).equals(frame)
+    assert packed is None or (back(packed).equals(frame) and back(packed).schema == frame.schema)
+
+
+@given(books(), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_what_is_packed_comes_back_from_a_file_of_any_groups(frame: pl.DataFrame, rows: int) -> None:
+    packed = pack(frame)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packed_book, "ROWS", rows)
+        if packed is not None:
+            assert from_parquet(to_parquet(packed)).equals(frame) and to_parquet(packed) == to_parquet(packed)
+
+
+@given(books())
+@settings(max_examples=60, deadline=None)
+def test_files_of_the_version_before_are_read(frame: pl.DataFrame) -> None:
+    """They held the same columns, as polars encodes them: dictionaries and zstd 3."""
+    packed = pack(frame)
+    if packed is not None:
+        before = io.BytesIO()
+        as_frame = pl.from_arrow(packed)
+        assert isinstance(as_frame, pl.DataFrame)
+        as_frame.write_parquet(before, compression="zstd", compression_level=3)
+        assert from_parquet(before.getvalue()).equals(frame)
+
+
+def test_a_level_behind_an_empty_best_is_not_packed_however_near() -> None:
+    """A price near the value that means none: as a distance it would fit, and come back as none."""
+    assert pack(book(bid_px_00=[EMPTY_BID], bid_px_01=[EMPTY_BID + 5])) is None
+    assert pack(book(ask_px_00=[EMPTY_ASK], ask_px_01=[EMPTY_ASK - 5])) is None
 
 
 def book(**levels: list[int]) -> pl.DataFrame:
@@ -67,8 +105,8 @@ def test_what_fits_is_packed(levels: dict[str, list[int]], fits: bool) -> None:
     packed = pack(frame)
     assert (packed is not None) == fits
     if packed is not None:
-        assert unpack(packed).equals(frame)
-        assert packed.schema["bid_px_01"] == pl.Int16 and packed.schema["bid_sz_00"] == pl.Int32
+        assert back(packed).equals(frame)
+        assert packed.schema.field("bid_px_01").type == pa.int16() and packed.schema.field("bid_sz_00").type == pa.int32()
 
 
 @pytest.mark.real_data
@@ -76,5 +114,5 @@ def test_what_fits_is_packed(levels: dict[str, list[int]], fits: bool) -> None:
 def test_recorded_books_are_packed(symbol: str) -> None:
     frame = read_lobster(lobster_zip(symbol)).tables["book"]
     packed = pack(frame)
-    assert packed is not None and unpack(packed).equals(frame)
+    assert packed is not None and from_parquet(to_parquet(packed)).equals(frame)
     assert np.array_equal(packed["ts_event"].to_numpy(), np.zeros(len(frame)))
