@@ -19,7 +19,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -47,6 +46,8 @@ PEERS = {
 KINDS = {"int32": np.int32, "float64": np.float64}
 CASES = ((1_000_000, 1), (1_000_000, 5), (1_000_000, 10))
 LARGE = 20_000_000
+SAMPLE = 2_000_000
+"""Rows on which a peer's forms are tried; more are worked through in the fastest alone."""
 FLOORS = "floors: 2.5 x polars-streaming at ten levels, 2 x at one, 7 x pandas"
 
 
@@ -85,6 +86,8 @@ def case(rows: int, levels: int, peers: Iterable[str], repeats: int) -> Iterator
     columns = made.rows(rows, levels)
     own = ours.load(columns, levels)
     expected = own.sums(run_of(own)())
+    sample = ours.load({name: column[:SAMPLE] for name, column in columns.items()}, levels)
+    sums_of_sample = sample.sums(run_of(sample)())
     read_ms = turns([partial(read, columns, levels), run_of(own)], repeats)
     yield line(rows, levels, read_ms[1], "memory-read", read_ms[0], bandwidth(columns, levels, read_ms[0][0]))
     for peer in peers:
@@ -95,7 +98,10 @@ def case(rows: int, levels: int, peers: Iterable[str], repeats: int) -> Iterator
             say(f"{peer}: not installed ({error.name}), no figure")
             continue
         loaders = {kind: partial(loader, as_kind(columns, dtype), levels) for kind, dtype in KINDS.items()}
-        yield best(peer, loaders, own, expected, rows, levels, repeats)
+        few = {name: column[:SAMPLE] for name, column in columns.items()}
+        samples = {kind: partial(loader, as_kind(few, dtype), levels) for kind, dtype in KINDS.items()}
+        forms = {kind: quickest(f"{peer}, {kind}", load(), sums_of_sample) for kind, load in samples.items()}
+        yield best(peer, loaders, forms, own, expected, rows, levels, repeats)
 
 
 def parquet_case(rows: int, levels: int, repeats: int) -> Iterator[dict[str, Any]]:
@@ -114,21 +120,43 @@ def parquet_case(rows: int, levels: int, repeats: int) -> Iterator[dict[str, Any
                 files[kind].append(file)
         own = ours.from_parquet(files["int32"], levels)
         expected = own.sums(run_of(own)())
+        small = Path(folder) / "small.parquet"
+        pl.read_parquet(files["int32"][0], n_rows=20_000).write_parquet(small)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            peak = pool.apply(peak_of, (files["int32"], levels))
+            peak = pool.apply(peak_of, (small, files["int32"], levels))
         loaders = {kind: partial(polars_frames.from_parquet, files[kind], levels) for kind in KINDS}
-        found = best("polars-streaming", loaders, own, expected, rows, levels, repeats)
-        yield found | {"note": f"from Parquet; ours adds {peak:.0f} MB of memory; {found['note']}"}
+        few = {kind: found[: SAMPLE // made.PART] for kind, found in files.items()}
+        sample = ours.from_parquet(few["int32"], levels)
+        sums_of_sample = sample.sums(run_of(sample)())
+        samples = {kind: polars_frames.from_parquet(few[kind], levels) for kind in KINDS}
+        forms = {kind: quickest(f"polars-streaming, {kind}", loaded, sums_of_sample) for kind, loaded in samples.items()}
+        read_ms = turns([partial(decode, files["int32"], levels), run_of(own)], repeats)
+        found = best("polars-streaming", loaders, forms, own, expected, rows, levels, repeats)
+        share = f"decoding alone takes {read_ms[0][0] / read_ms[1][0]:.0%} of ours ({read_ms[0][1] / read_ms[1][1]:.0%} of its CPU)"
+        yield found | {"note": f"from Parquet; ours adds {peak:.0f} MB beside its output; {share}; {found['note']}"}
+
+
+def decode(files: list[Path], levels: int) -> int:
+    """Read the files as ours does, and do nothing."""
+    return sum(len(chunk) for chunk in ours.batches(files, levels))
 
 
 def best(
-    peer: str, loaders: dict[str, Callable[[], Contestant]], own: Contestant, expected: Sums, rows: int, levels: int, repeats: int
+    peer: str,
+    loaders: dict[str, Callable[[], Contestant]],
+    forms: dict[str, str],
+    own: Contestant,
+    expected: Sums,
+    rows: int,
+    levels: int,
+    repeats: int,
 ) -> dict[str, Any]:
-    """The line of a peer: its fastest form on its fastest type of column, in turns with ours."""
+    """The line of a peer: its fastest form on each type of column in turns with ours, the type that comes closest to ours."""
     medians = {}
     for kind, loader in loaders.items():
         loaded = loader()
-        name = quickest(f"{peer}, {kind}", loaded, expected)
+        name = forms[kind]
+        check(f"{peer}, {kind} ({name})", expected, loaded.sums(loaded.forms[name]()))
         times = turns([loaded.forms[name], run_of(own)], repeats)
         say(f"{peer}, {kind}: {times[0][0]:.1f} ms ({name}); ours {times[1][0]:.1f} ms")
         medians[kind] = (*times, name)
@@ -146,12 +174,15 @@ def quickest(who: str, loaded: Contestant, expected: Sums) -> str:
     """The form that is fastest of three runs. Raises Disagreement where one gives another result than ours."""
     times = {}
     for name, form in loaded.forms.items():
-        result = form()
-        if differs := difference(expected, loaded.sums(result)):
-            raise Disagreement(f"{who} ({name}): ours and the peer's {differs}")
-        del result
+        check(f"{who} ({name})", expected, loaded.sums(form()))
         times[name] = min(timed(form)[0] for _ in range(3))
+    loaded.close()
     return min(times, key=lambda name: times[name])
+
+
+def check(who: str, expected: Sums, found: Sums) -> None:
+    if differs := difference(expected, found):
+        raise Disagreement(f"{who}: ours and the peer's {differs}")
 
 
 def turns(contestants: list[Callable[[], Any]], repeats: int) -> list[tuple[float, float]]:
@@ -200,12 +231,19 @@ def bandwidth(columns: Columns, levels: int, ms: float) -> str:
     return f"{total / len(columns['ts']):.0f} bytes a row at {total / ms / 1e6:.0f} GB/s"
 
 
-def peak_of(files: list[Path], levels: int) -> float:
-    """MB that the job adds to the highest memory of a process that has done it on one file."""
-    run_of(ours.from_parquet(files[:1], levels))()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run_of(ours.from_parquet(files, levels))()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+def peak_of(small: Path, files: list[Path], levels: int) -> float:
+    """MB beside its output that the job over all files adds, reader included, to what a process holds that has done it on a small one."""
+    run_of(ours.from_parquet([small], levels))()
+    gc.collect()
+    before = memory_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    output = ours.output_mb(run_of(ours.from_parquet(files, levels))())
+    return memory_mb("VmHWM") - before - output
+
+
+def memory_mb(what: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(next(row for row in status.splitlines() if row.startswith(what)).split()[1]) / 1024
 
 
 def line(rows: int, levels: int, mine: tuple[float, float], peer: str, theirs: tuple[float, float], note: str) -> dict[str, Any]:
