@@ -16,6 +16,7 @@ from cift_models.settings import Settings, get_settings
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks, open_ticks
 from flows.cli import quality, stored
+from flows.cli.app import app
 from flows.cli.guard import MOST_LINES, words
 from tasks import clean, runs
 from tests import servers
@@ -26,10 +27,7 @@ from tests.processes import ROOT, cift, environment
 pytestmark = pytest.mark.slow
 """Each test starts the command line as a process."""
 
-COMMANDS = (
-    "demo", "seed", "ingest", "backfill", "data-prep", "train", "eval", "predict",
-    "promote", "rollback", "serve", "replay", "feed", "record", "status", "quality", "sql", "migrate", "doctor", "clean",
-)  # fmt: skip
+COMMANDS = [command.name for command in app.registered_commands]
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +53,6 @@ def _says(done: subprocess.CompletedProcess[str], *texts: str, code: int) -> Non
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(command: str) -> None:
     from typer.testing import CliRunner
-
-    from flows.cli.app import app
 
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -335,7 +331,22 @@ def test_runs_are_numbered_and_a_damaged_record_is_named(history: tuple[Path, li
 
 @pytest.mark.parametrize(
     "command",
-    ["evaluate", "train", "data_prep", "predict", "seed", "ingest", "backfill", "quality", "sql", "migrate", "demo", "status", "clean"],
+    [
+        "evaluate",
+        "train",
+        "data_prep",
+        "predict",
+        "seed",
+        "ingest",
+        "backfill",
+        "quality",
+        "sql",
+        "migrate",
+        "demo",
+        "status",
+        "clean",
+        "audit",
+    ],
 )
 def test_prefect_is_imported_after_its_environment_is_set(command: str) -> None:
     """Prefect reads its settings at import: one that came earlier would write to the user's own home and log to the terminal."""
