@@ -143,6 +143,7 @@ _TIMES = (
 )
 _SYMBOL = Column("symbol", "str", "", "symbol of the instrument")
 _AS_OF = Column("as_of", "int64", "ns", "decision instant: what was usable at or before it is known, nothing after")
+_AVAILABLE_AT = Column("available_at", "int64", "ns", "when the row could be read; never before as_of")
 
 TRADES = Table(
     "trades",
@@ -227,6 +228,7 @@ FEATURES = Table(
     (
         _SYMBOL,
         _AS_OF,
+        _AVAILABLE_AT,
         Column("valid", "bool", "", "whether the row may be used"),
         Column("why", "int8", "1", "why it may not (models.protocol.Why)"),
     ),
@@ -237,7 +239,7 @@ FEATURES = Table(
 _PROVENANCE = (
     _SYMBOL,
     _AS_OF,
-    Column("available_at", "int64", "ns", "when the row could be read; never before as_of"),
+    _AVAILABLE_AT,
     Column("release", "str", "", "sha256 of the release that made it; empty for a fit that is in none"),
     Column("model", "str", "", "name of the model in the release"),
     Column("fold", "int32", "1", "block that the row lies in; -1 outside the fold calendar (live)"),

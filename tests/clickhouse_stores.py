@@ -16,6 +16,7 @@ from cift_models.refs import PartitionRef
 from cift_models.schema import PREDICTIONS
 from cift_models.stores.clickhouse import ClickHouseFeatures
 from cift_models.stores.clickhouse_server import literal
+from cift_models.stores.features import Known
 from tests.servers import ClickHouse
 
 
@@ -75,9 +76,9 @@ class ChdbServer:
         self.session.query(f"INSERT INTO {table} ({names}) SELECT {names} FROM Python(rows)")
 
 
-def chdb_store(session: Any) -> ClickHouseFeatures:
+def chdb_store(session: Any, **how: Any) -> ClickHouseFeatures:
     """An empty store on today's engine."""
-    store = ClickHouseFeatures("clickhouse://nowhere")
+    store = ClickHouseFeatures("clickhouse://nowhere", **how)
     store._server = ChdbServer(session, database())  # type: ignore[assignment]
     assert store.migrate()[1] == ()
     return store
@@ -95,6 +96,10 @@ def get(store: ClickHouseFeatures, panel: Panel, ref: PartitionRef):
 
 def versions(store: ClickHouseFeatures, panel: Panel) -> tuple[PartitionRef, ...]:
     return store.versions(panel.universe, panel.features, Session(panel.session, panel.open, panel.close))
+
+
+def known(store: ClickHouseFeatures, panel: Panel) -> tuple[Known, ...]:
+    return store.known(panel.universe, panel.features, Session(panel.session, panel.open, panel.close))
 
 
 def same(found, panel: Panel) -> bool:

@@ -32,6 +32,7 @@ from cift_models.stores.clickhouse_server import (
 )
 from cift_models.stores.clickhouse_tables import (
     FIXED,
+    KNOWN,
     OFFSETS,
     PARTITIONS,
     ROW,
@@ -47,6 +48,8 @@ from cift_models.stores.clickhouse_tables import (
 )
 from cift_models.stores.features import (
     FeatureArrays,
+    Known,
+    became_newest,
     check,
     empty_arrays,
     fill,
@@ -90,9 +93,9 @@ class ClickHouseFeatures:
     """Features, outputs and predictions on a ClickHouse server. Every read is verified, every write may be repeated.
 
     A table for each feature set, `outputs`, `predictions`, `offsets`, and `partitions`, whose rows make the others' count
-    (clickhouse_tables.py). A write sends the rows, then the manifest: a reader sees what was there before, or all of what is new. Killed at
-    any point and called again, it leaves what one call leaves. A write that is given again reads and verifies what lies there; rows that
-    are damaged are sent anew.
+    (clickhouse_tables.py). A write sends the rows, then the manifest: a reader sees what was there before, or all of what is new. Then
+    `known` says from when on a version of a session is the newest. Killed at any point and called again, it leaves what one call leaves. A
+    write that is given again reads and verifies what lies there; rows that are damaged are sent anew.
 
     `patience_s` says how long a call goes on asking a server that does not answer. Nothing is connected before the first call, and
     calls from several threads do not meet. Raises StoreUnavailable (retryable), StoreError, SchemaMismatch besides what FeatureStore says.
@@ -107,7 +110,9 @@ class ClickHouseFeatures:
         timeout_s: float = TIMEOUT_S,
         read_patience_s: float = READ_PATIENCE_S,
         write_patience_s: float = WRITE_PATIENCE_S,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._clock = clock
         self._server = Server(url, user, password, ca, timeout_s, read_patience_s, write_patience_s)
 
     def write(
@@ -121,10 +126,11 @@ class ClickHouseFeatures:
         x: NDArray[np.float64],
         valid: NDArray[np.bool_],
         why: NDArray[np.int8],
+        available_at: NDArray[np.int64] | None = None,
     ) -> PartitionRef:
         import polars as pl
 
-        arrays = FeatureArrays(as_of, offsets, x, valid, why)
+        arrays = FeatureArrays(as_of, as_of if available_at is None else available_at, offsets, x, valid, why)
         check(universe, features, arrays)
         table, symbols = set_table(features), len(universe)
 
@@ -138,7 +144,14 @@ class ClickHouseFeatures:
 
         parts = {set_name(features): Rows(table, len(as_of) * symbols, rows), OFFSETS.name: Rows(OFFSETS, len(offsets), events_before)}
         facts = session_facts(universe, features, session, as_of)
-        return self._write(session_key(universe, features, session), facts, parts, versions=True)
+        below = session_key(universe, features, session)
+        ref = self._write(below, facts, parts, versions=True)
+        with self._server.connection(writes=True) as asked:
+            instant = became_newest(_history(asked, below), ref.key, self._clock)
+            if instant is not None:
+                row = {"key": ref.key, "known_at": instant, "version": _version(ref.sha256)}
+                asked.insert(KNOWN.name, pl.DataFrame([row], schema=KNOWN.polars_schema()))
+        return ref
 
     def read(self, universe: Universe, features: FeatureSet, session: Session, sha256: str) -> FeatureArrays:
         key = f"{session_key(universe, features, session)}/{sha256[:16]}"
@@ -159,6 +172,14 @@ class ClickHouseFeatures:
     def versions(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[PartitionRef, ...]:
         with self._server.connection() as asked:
             return tuple(there.ref for there in self._below(asked, session_key(universe, features, session)))
+
+    def known(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[Known, ...]:
+        below = session_key(universe, features, session)
+        with self._server.connection() as asked:
+            # What is known has a manifest, unless it was removed since: asked in this order, none is missed.
+            history = _history(asked, below)
+            refs = {there.ref.key: there.ref for there in self._below(asked, below)}
+        return tuple(Known(instant, refs[key]) for instant, key in history if key in refs)
 
     def write_rows(self, table: str, run: str, model: str, fold: int, frame: polars.DataFrame) -> PartitionRef:
         facts = rows_facts(table, run, model, fold, frame)
@@ -272,7 +293,7 @@ class ClickHouseFeatures:
             "sha256": ref.sha256,
             "version": _version(ref.sha256),
             "manifest": manifest.decode(),
-            "committed": time.time_ns(),
+            "committed": self._clock(),
         }
         asked.insert(PARTITIONS.name, pl.DataFrame([row], schema=PARTITIONS.polars_schema()))
 
@@ -290,8 +311,7 @@ class ClickHouseFeatures:
     def _below(self, asked: Connection, prefix: str) -> list[Stored]:
         """What lies under every key that continues a prefix, by key."""
         sql = f"{_MANIFESTS} WHERE key > %(first)s AND key < %(last)s ORDER BY key, sequence DESC, sha256 DESC LIMIT 1 BY key"
-        # "0" follows "/": between the two lies every key below the prefix, and the table is sorted by key.
-        found = asked.select(sql, {"first": f"{prefix}/", "last": f"{prefix}0"}, PARTITIONS.name)
+        found = asked.select(sql, _within(prefix), PARTITIONS.name)
         return sorted((_parse(row) for row in found.iter_rows(named=True)), key=lambda there: there.ref.key)
 
     def _is_whole(self, asked: Connection, there: Stored, parts: Mapping[str, Rows]) -> bool:
@@ -342,6 +362,18 @@ class ClickHouseFeatures:
 
 
 _MANIFESTS = f"SELECT key, sequence, sha256, manifest FROM {quoted(PARTITIONS.name)} FINAL"
+
+
+def _within(prefix: str) -> dict[str, int | str]:
+    """Between which keys every one lies that continues a prefix: "0" follows "/", and the tables are sorted by key."""
+    return {"first": f"{prefix}/", "last": f"{prefix}0"}
+
+
+def _history(asked: Connection, below: str) -> list[tuple[int, str]]:
+    """Instants and the keys of what became the newest version of a session then. A row that was sent twice may stand there twice."""
+    sql = f"SELECT known_at, key FROM {quoted(KNOWN.name)} WHERE key > %(first)s AND key < %(last)s"
+    found = asked.select(sql, _within(below), KNOWN.name)
+    return sorted(set(found.select("known_at", "key").iter_rows()))
 
 
 def _parse(row: Mapping[str, Any]) -> Stored:

@@ -55,13 +55,25 @@ OFFSETS = Table(
 )
 """The event offsets of a session's instants: one more than there are instants."""
 
+KNOWN = Table(
+    "known",
+    (
+        Column("key", "str", "", "where a version of a session's rows lies"),
+        Column("known_at", "int64", "ns", "when it became the newest one of its session, by the writer's clock"),
+        VERSION,
+    ),
+    key=("key", "known_at"),
+    time="known_at",
+)
+"""One row a version, and one more each time that it comes back after another; made behind its manifest."""
+
 
 def stored(table: Table) -> Table:
     """A canonical table as it lies on the server: each row with its version and its number."""
     return replace(table, columns=(VERSION, ROW, *table.columns), key=(VERSION.name, ROW.name))
 
 
-FIXED = {t.name: t for t in (PARTITIONS, OFFSETS, stored(OUTPUTS), stored(PREDICTIONS))}
+FIXED = {t.name: t for t in (PARTITIONS, KNOWN, OFFSETS, stored(OUTPUTS), stored(PREDICTIONS))}
 """The tables that `migrate` makes. A feature set's is made when its first rows are written: its columns are not known before."""
 SET_NAME = re.compile(r"^features_[0-9a-f]{16}$")
 """What the table of a feature set is called."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cift_models.errors import DataError, InputError, NotStored
+from cift_models.errors import DataError, InputError, NotStored, StoreError
 from cift_models.features.feature_set import FeatureSet
 from cift_models.files import digest
 from cift_models.instruments import Session, Universe
@@ -31,7 +33,9 @@ class FeatureArrays(NamedTuple):
     """One session's rows as a Panel holds them."""
 
     as_of: NDArray[np.int64]
-    """[T] ns UTC."""
+    """[T] ns UTC, rising."""
+    available_at: NDArray[np.int64]
+    """[T] ns UTC: when the row could be read; never before as_of."""
     offsets: NDArray[np.int64]
     """[T + 1]: the events of instant t are offsets[t] to offsets[t + 1]."""
     x: NDArray[np.float64]
@@ -42,8 +46,22 @@ class FeatureArrays(NamedTuple):
     """[T, S]"""
 
 
+class Known(NamedTuple):
+    """A version of a session's rows, and when it became the newest."""
+
+    known_at: int
+    """ns UTC, by the writer's clock, read when the version could be read: it is never too early."""
+    ref: PartitionRef
+
+
 class FeatureStore(Protocol):
-    """Where rows of features, outputs and predictions lie: Parquet here, ClickHouse on a server. float64 comes back to the bit."""
+    """Where rows of features, outputs and predictions lie: Parquet here, ClickHouse on a server. float64 comes back to the bit.
+
+    Two times belong to a row. `available_at` says from when on it could be read in the life that it describes; it is part of the row.
+    `known_at` says when the version that holds it came to this store, or came back to it; it is kept beside the version and not in its
+    content, so that equal rows are one version whenever they are written. What was known at an instant is the version that was the newest
+    then, not what a correction said later: point_in_time.py joins by both.
+    """
 
     def write(
         self,
@@ -56,10 +74,14 @@ class FeatureStore(Protocol):
         x: NDArray[np.float64],
         valid: NDArray[np.bool_],
         why: NDArray[np.int8],
+        available_at: NDArray[np.int64] | None = None,
     ) -> PartitionRef:
         """Write one session's rows; shapes as in FeatureArrays. The same arrays give the same reference; other arrays are another version.
 
-        Raises DataError where shapes disagree or a value is not finite.
+        available_at  as_of where it is not given: a row is decided on at the instant that it is made at, as in PREDICTIONS
+
+        The version is the newest from now on; one that is the newest already stays as it is, with the time at which it was first known.
+        Raises DataError where shapes disagree, a value is not finite, times do not rise or a row is available before its instant.
         """
         ...
 
@@ -69,6 +91,15 @@ class FeatureStore(Protocol):
 
     def versions(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[PartitionRef, ...]:
         """References of every stored version of one session's rows."""
+        ...
+
+    def known(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[Known, ...]:
+        """What was the newest version from when on, by time: the version known at t is that of the last entry with known_at <= t.
+
+        A version that was written, replaced by another and written again stands there twice. One whose writer died between its rows and
+        this is not among them: it was not said to be there, and writing it again says so. Nor is one that `cift clean` removed.
+        Raises StoreError (damaged).
+        """
         ...
 
     def write_rows(self, table: str, run: str, model: str, fold: int, frame: polars.DataFrame) -> PartitionRef:
@@ -92,8 +123,9 @@ class ParquetFeatures:
     zstd 3 11 MB and 1.7 s.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, clock: Callable[[], int] = time.time_ns) -> None:
         self._home = Path(home).resolve()
+        self._clock = clock
 
     def write(
         self,
@@ -106,15 +138,21 @@ class ParquetFeatures:
         x: NDArray[np.float64],
         valid: NDArray[np.bool_],
         why: NDArray[np.int8],
+        available_at: NDArray[np.int64] | None = None,
     ) -> PartitionRef:
         import polars as pl
 
-        arrays = FeatureArrays(as_of, offsets, x, valid, why)
+        arrays = FeatureArrays(as_of, as_of if available_at is None else available_at, offsets, x, valid, why)
         check(universe, features, arrays)
         frame = frame_of(universe, features, arrays, 0, len(as_of))
         files = {lake.DATA: lake.to_parquet(frame, fast=True), OFFSETS: lake.to_parquet(pl.DataFrame({"offset": offsets}), fast=True)}
         facts = session_facts(universe, features, session, as_of)
-        return lake.write_partition(self._home, session_key(universe, features, session), files, facts, versions=True)
+        below = session_key(universe, features, session)
+        ref = lake.write_partition(self._home, below, files, facts, versions=True)
+        instant = became_newest(self._history(below, damaged=True), ref.key, self._clock)
+        if instant is not None:
+            lake.add_known(self._home, ref.key, instant)
+        return ref
 
     def read(self, universe: Universe, features: FeatureSet, session: Session, sha256: str) -> FeatureArrays:
         import polars as pl
@@ -131,6 +169,22 @@ class ParquetFeatures:
     def versions(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[PartitionRef, ...]:
         keys = lake.find_manifests(self._home, session_key(universe, features, session), "*")
         return tuple(lake.read_manifest(self._home, key)[0] for key in keys)
+
+    def known(self, universe: Universe, features: FeatureSet, session: Session) -> tuple[Known, ...]:
+        history = self._history(session_key(universe, features, session))
+        refs = {key: lake.read_manifest(self._home, key)[0] for _, key in history}
+        return tuple(Known(instant, refs[key]) for instant, key in history)
+
+    def _history(self, below: str, damaged: bool = False) -> list[tuple[int, str]]:
+        """Instants and the keys of what became the newest version then, by time; with `damaged`, of those that can be read."""
+        found = []
+        for key in lake.find_manifests(self._home, below, "*"):
+            try:
+                found += [(instant, key) for instant in lake.read_known(self._home, key)]
+            except StoreError:
+                if not damaged:
+                    raise
+        return sorted(found)
 
     def write_rows(self, table: str, run: str, model: str, fold: int, frame: polars.DataFrame) -> PartitionRef:
         facts = rows_facts(table, run, model, fold, frame)
@@ -181,6 +235,18 @@ def session_facts(universe: Universe, features: FeatureSet, session: Session, as
     }
 
 
+def became_newest(history: Iterable[tuple[int, str]], key: str, clock: Callable[[], int]) -> int | None:
+    """When the version under `key`, which can be read by now, became the newest (ns UTC); None where it is the newest already.
+
+    history  (instant, key) of what became the newest so far, in any order
+    Always behind what was known before, so that what is written last counts though the clock was set back or another writer's is ahead.
+    """
+    last = max(history, default=None)
+    if last is None:
+        return clock()
+    return None if last[1] == key else max(clock(), last[0] + 1)
+
+
 def require_version(found: PartitionRef, sha256: str) -> None:
     """Raise NotStored where what was found under a version's key is not what `sha256` means."""
     if found.sha256 != sha256:
@@ -221,13 +287,26 @@ def judged(name: str) -> Table:
 
 
 def check(universe: Universe, features: FeatureSet, arrays: FeatureArrays) -> None:
-    """Raise DataError where shapes disagree or a value is not finite."""
+    """Raise DataError where shapes disagree, a value is not finite, times do not rise or a row is available before its instant."""
     shape = (len(arrays.as_of), len(universe))
-    expected = {"offsets": (shape[0] + 1,), "x": (*shape, len(features.names)), "valid": shape, "why": shape}
+    expected = {"available_at": shape[:1], "offsets": (shape[0] + 1,), "x": (*shape, len(features.names)), "valid": shape, "why": shape}
     for name, size in expected.items():
         found = getattr(arrays, name).shape
         if found != size:
             raise DataError(f"{name} has shape {found}, expected {size}.", hint="Instants, symbols and features of one session.")
+    falls = np.flatnonzero(arrays.as_of[1:] <= arrays.as_of[:-1])
+    if len(falls):
+        t = int(falls[0]) + 1
+        raise DataError(
+            f"as_of {arrays.as_of[t]} follows {arrays.as_of[t - 1]}.", hint="Expected one row an instant, in the order of time."
+        )
+    early = np.flatnonzero(arrays.available_at < arrays.as_of)
+    if len(early):
+        t = int(early[0])
+        raise DataError(
+            f"The row at {arrays.as_of[t]} was available before its time, at {arrays.available_at[t]}.",
+            hint="Expected available_at at or after as_of, where the row is made.",
+        )
     if not np.isfinite(arrays.x).all():
         t, symbol, f = (int(i[0]) for i in np.nonzero(~np.isfinite(arrays.x)))
         raise DataError(
@@ -244,6 +323,7 @@ def frame_of(universe: Universe, features: FeatureSet, arrays: FeatureArrays, fi
     columns: dict[str, Any] = {
         "symbol": list(universe.symbols) * (last - first),
         "as_of": np.repeat(arrays.as_of[rows], len(universe)),
+        "available_at": np.repeat(arrays.available_at[rows], len(universe)),
         "valid": arrays.valid[rows].ravel(),
         "why": arrays.why[rows].ravel(),
     }
@@ -255,6 +335,7 @@ def empty_arrays(universe: Universe, features: FeatureSet, instants: int) -> Fea
     """Arrays for `fill`, of whatever the memory holds."""
     shape = (instants, len(universe))
     return FeatureArrays(
+        np.empty(instants, np.int64),
         np.empty(instants, np.int64),
         np.empty(instants + 1, np.int64),
         np.empty((*shape, len(features.names))),
@@ -268,6 +349,7 @@ def fill(arrays: FeatureArrays, first: int, frame: polars.DataFrame, features: F
     symbols = arrays.valid.shape[1]
     rows = slice(first, first + len(frame) // symbols)
     arrays.as_of[rows] = frame["as_of"].to_numpy()[::symbols]
+    arrays.available_at[rows] = frame["available_at"].to_numpy()[::symbols]
     arrays.valid[rows] = frame["valid"].to_numpy().reshape(-1, symbols)
     arrays.why[rows] = frame["why"].to_numpy().reshape(-1, symbols)
     for i, name in enumerate(features.names):

@@ -30,6 +30,9 @@ MANIFEST = "partition.json"
 """The file that makes a partition exist."""
 DATA = "data.parquet"
 """The rows of a table's partition."""
+KNOWN = "known.json"
+"""When a version became the newest one of its partition, once or more often. Beside the manifest and not named by it: equal rows are one
+version, whenever they are written."""
 NAME = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9._\-]{0,127}$")
 """What a symbol, a run or a model may be called where it becomes a folder."""
 
@@ -77,10 +80,43 @@ def write_partition(home: Path, key: str, files: Mapping[str, bytes], facts: Map
         for name, data in files.items():
             write_atomic(folder / name, data)
         for old in folder.iterdir():
-            if old.is_file() and old.name not in files and old.name != ".lock":
+            if old.is_file() and old.name not in files and old.name not in (".lock", KNOWN):
                 old.unlink()
         write_atomic(place, manifest)
     return ref
+
+
+def add_known(home: Path, key: str, instant: int) -> None:
+    """Say that the version under a key became the newest at an instant (ns UTC), besides those that were said before."""
+    folder = safe_join(home, key)
+    with _writing(home, key), locked(folder):
+        try:
+            before = read_known(home, key)
+        except StoreError:
+            before = ()  # Damaged: it counts from now on, which is late and never early.
+        write_atomic(folder / KNOWN, canonical_json(sorted({*before, instant})))
+
+
+def read_known(home: Path, key: str) -> tuple[int, ...]:
+    """The instants (ns UTC, rising) at which the version under a key became the newest; empty where its writer died before it could say so.
+
+    Raises StoreError where the file is damaged.
+    """
+    try:
+        data = (safe_join(home, key) / KNOWN).read_bytes()
+    except FileNotFoundError:
+        return ()
+    try:
+        instants = orjson.loads(data)
+    except ValueError:
+        instants = None
+    if not isinstance(instants, list) or not all(isinstance(instant, int) for instant in instants):
+        raise StoreError(
+            f"{key}/{KNOWN} is damaged: expected a list of instants.",
+            hint="Remove it: then the version counts as known from when it is written again.",
+            key=key,
+        )
+    return tuple(instants)
 
 
 @contextmanager

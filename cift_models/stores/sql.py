@@ -413,8 +413,8 @@ def _features(home: Path) -> View:
     newest: dict[tuple[str, str, str], tuple[int, str]] = {}
     for key in lake.find_manifests(home, FEATURES.name, "*/*/*/*"):
         _, universe, feature_set, day, _ = key.split("/")
-        written = (home / key / lake.MANIFEST).stat().st_mtime_ns
-        newest[universe, feature_set, day] = max(newest.get((universe, feature_set, day), (0, key)), (written, key))
+        known = max(lake.read_known(home, key), default=0)
+        newest[universe, feature_set, day] = max(newest.get((universe, feature_set, day), (0, key)), (known, key))
     parts, skipped, columns = [], 0, []
     for (universe, feature_set, day), (_, key) in sorted(newest.items(), key=lambda item: -item[1][0]):
         ref, facts = lake.read_manifest(home, key)

@@ -26,7 +26,7 @@ from cift_models.stores.clickhouse_tables import LACKS
 from cift_models.stores.features import open_features
 from flows.cli import checks
 from tests import servers
-from tests.clickhouse_stores import database, fresh_store, get, predictions, put, same, sql, url, versions
+from tests.clickhouse_stores import database, fresh_store, get, known, predictions, put, same, sql, url, versions
 from tests.panels import toy_panel
 from tests.processes import ROOT
 from tests.proxy import proxy
@@ -68,7 +68,7 @@ def test_blocks_change_nothing_but_the_size_of_a_part(clickhouse_server: ClickHo
     monkeypatch.setattr(store_module, "BLOCK_ROWS", 30)
     store = fresh_store(clickhouse_server, name)
     assert put(store, panel) == once and same(get(store, panel, once), panel)
-    assert sent == [*[(features_table(clickhouse_server, name), 40)] * 2, ("offsets", 41), ("partitions", 1)]
+    assert sent == [*[(features_table(clickhouse_server, name), 40)] * 2, ("offsets", 41), ("partitions", 1), ("known", 1)]
     sent.clear()
     assert put(store, panel) == once and sent == []
 
@@ -213,19 +213,22 @@ def test_a_writer_that_dies_at_any_step_leaves_nothing_or_all_and_goes_on(
     store = fresh_store(clickhouse_server, name)
     points = write_and_die(writer, url(clickhouse_server, name), 0, "features")
     (expected,) = versions(store, panel)
-    # CREATE, two blocks of rows, offsets in one, the manifest: before and after each.
-    assert len(points) == 10 and points[-1] == "after insert partitions" and "features_" in points[2]
+    # CREATE, two blocks of rows, offsets in one, the manifest, when it was known: before and after each.
+    assert len(points) == 12 and points[-1] == "after insert known" and "features_" in points[2]
+    there = points.index("after insert partitions") + 1
     for at in range(1, len(points) + 1):
         name = database()
         store = fresh_store(clickhouse_server, name)
         assert write_and_die(writer, url(clickhouse_server, name), at, "features") == []
-        assert versions(store, panel) == ((expected,) if at == len(points) else ()), points[at - 1]
-        if at == len(points):
+        assert versions(store, panel) == ((expected,) if at >= there else ()), points[at - 1]
+        assert [one.ref for one in known(store, panel)] == [expected] * (at == len(points)), points[at - 1]
+        if at >= there:
             assert same(get(store, panel, expected), panel)
         else:
             with pytest.raises(NotStored):
                 get(store, panel, expected)
         assert put(store, panel) == expected and same(get(store, panel, expected), panel)
+        assert [one.ref for one in known(store, panel)] == [expected]
         table = features_table(clickhouse_server, name)
         assert sql(clickhouse_server, name, f"SELECT count() FROM {table} FINAL") == [(80,)], points[at - 1]
         assert sql(clickhouse_server, name, "SELECT count() FROM offsets FINAL") == [(41,)]
@@ -252,7 +255,7 @@ def test_a_server_that_is_killed_in_mid_write_and_started_again(
     expected = put(fresh_store(clickhouse_server), panel)
     insert = Connection.insert
     with servers.clickhouse(tmp_path / "server") as server:
-        for at in range(1, 5):
+        for at in range(1, 6):
             name, calls = database(), []
             store = fresh_store(server, name)
 
@@ -264,12 +267,13 @@ def test_a_server_that_is_killed_in_mid_write_and_started_again(
                 insert(self, table, frame)
 
             monkeypatch.setattr(Connection, "insert", dying)
-            assert put(store, panel) == expected and len(calls) == 4
+            assert put(store, panel) == expected and len(calls) == 5
             monkeypatch.setattr(Connection, "insert", insert)
             assert same(get(store, panel, expected), panel)
             server.kill()
             server.start()
             assert same(get(store, panel, expected), panel) and versions(store, panel) == (expected,)
+            assert [one.ref for one in known(store, panel)] == [expected]
 
 
 # The network
@@ -379,7 +383,7 @@ def test_what_is_missing_is_named_with_what_makes_it(clickhouse_server: ClickHou
     with pytest.raises(StoreError, match=f"has no database {name}") as caught:
         put(store, panel)
     assert "cift migrate" in caught.value.hint
-    assert store.migrate() == (("partitions", "offsets", "outputs", "predictions"), ()) and store.migrate() == ((), ())
+    assert store.migrate() == (("partitions", "known", "offsets", "outputs", "predictions"), ()) and store.migrate() == ((), ())
     ref = put(store, panel)
     sql(clickhouse_server, name, f"DROP TABLE {features_table(clickhouse_server, name)}")
     with pytest.raises(StoreError, match=r"has no table features_\w{16}") as caught:
@@ -445,7 +449,7 @@ def test_damage_is_found_and_a_write_mends_it(clickhouse_server: ClickHouse, pan
     store = fresh_store(clickhouse_server, name)
     ref, table = put(store, panel), features_table(clickhouse_server, name)
     other = put(store, replace(panel, x=panel.x + 1.0))
-    columns = ", ".join(f"`{c}`" for c in ("symbol", "as_of", "valid", "why", *panel.features.names))
+    columns = ", ".join(f"`{c}`" for c in ("symbol", "as_of", "available_at", "valid", "why", *panel.features.names))
     mixed = (
         f"INSERT INTO {table} (version, row, {columns}) SELECT {store_module._version(ref.sha256)}, row, {columns} "
         f"FROM {table} FINAL WHERE version = {store_module._version(other.sha256)} AND row = 50"
@@ -529,6 +533,28 @@ def test_migrate_names_what_differs_and_alters_nothing(clickhouse_server: ClickH
     with pytest.raises(SchemaMismatch, match=r"predictions in ClickHouse .* has other columns") as caught:
         store.write_rows("predictions", "run", "linear", 1, predictions(1.0))
     assert "cift migrate" in caught.value.hint
+
+
+def test_a_table_of_before_is_named_and_not_touched(clickhouse_server: ClickHouse, panel: Panel) -> None:
+    """A feature set's table that was made before its rows said when they could be read, on a server that kept no time of versions."""
+    name = database()
+    store = fresh_store(clickhouse_server, name)
+    put(store, panel)
+    table = features_table(clickhouse_server, name)
+    for statement in (f"ALTER TABLE {table} DROP COLUMN available_at", "DROP TABLE known"):
+        sql(clickhouse_server, name, statement)
+    assert store.migrate() == ((), (f"{table}.available_at is missing, expected Int64.",))
+    with pytest.raises(SchemaMismatch, match=rf"{table} in ClickHouse .* has other columns") as caught:
+        put(store, replace(panel, x=panel.x + 1.0))
+    assert "cift migrate" in caught.value.hint
+    sql(clickhouse_server, name, f"RENAME TABLE {table} TO before_{table}")
+    with pytest.raises(StoreError, match="has no table known") as caught:
+        put(store, panel)
+    assert "cift migrate" in caught.value.hint
+    assert store.migrate() == (("known",), ()) and store.migrate() == ((), ())
+    ref = put(store, panel)
+    assert same(get(store, panel, ref), panel) and [one.ref for one in known(store, panel)] == [ref]
+    assert sql(clickhouse_server, name, f"SELECT count() FROM before_{table}") == [(80,)]
 
 
 def test_tables_explain_themselves(clickhouse_server: ClickHouse) -> None:

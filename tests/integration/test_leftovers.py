@@ -25,7 +25,7 @@ from cift_models.stores.questdb_http import Http
 from cift_models.stores.questdb_send import until_visible
 from cift_models.stores.ticks import Key
 from tasks import clean, runs
-from tests.clickhouse_stores import chdb_store, database, fresh_store, get, predictions, put, same, sql, url, versions
+from tests.clickhouse_stores import chdb_store, database, fresh_store, get, known, predictions, put, same, sql, url, versions
 from tests.contract.test_stores import SESSION, some_events
 from tests.panels import toy_panel, toy_universe
 from tests.processes import ROOT, environment
@@ -114,7 +114,8 @@ def test_sessions_of_removed_runs_go_whatever_their_age(clickhouse_server: Click
     kept, gone = put(store, panel), put(store, other)
     assert store.session_keys() == sorted([kept.key, gone.key])
     table = f"features_{kept.key.split('/')[2]}"
-    assert found(store, gone.key, remove=True, young_s=3600.0).keys() == {(table, REMOVED), ("offsets", REMOVED)}
+    assert found(store, gone.key, remove=True, young_s=3600.0) == {(table, REMOVED): 80, ("offsets", REMOVED): 41, ("known", REMOVED): 1}
+    assert [one.ref for one in known(store, panel)] == [kept]
     assert versions(store, panel) == (kept,) and same(get(store, panel, kept), panel)
     with pytest.raises(NotStored):
         get(store, other, gone)
@@ -126,7 +127,7 @@ def test_a_removal_that_dies_leaves_what_the_next_one_removes(
 ) -> None:
     other = replace(panel, x=panel.x + 1.0)
     execute = Client.execute
-    for at in range(1, 5):
+    for at in range(1, 6):
         store = fresh_store(clickhouse_server)
         kept, gone = put(store, panel), put(store, other)
         left = iter(range(at - 1))
@@ -141,9 +142,9 @@ def test_a_removal_that_dies_leaves_what_the_next_one_removes(
             try:
                 store.leftovers([gone.key], remove=True)
             except Died:
-                assert at < 4
+                assert at < 5
             else:
-                assert at == 4  # the manifest, the rows, the offsets
+                assert at == 5  # the manifest, the rows, when it was known, the offsets
         assert same(get(store, panel, kept), panel)
         found(store, gone.key, remove=True)
         assert store.leftovers([gone.key]) == [] and versions(store, panel) == (kept,) and same(get(store, panel, kept), panel)
@@ -334,7 +335,7 @@ def test_clean_says_and_does_it_on_both_servers(
     assert "stay: book was written to in the last 60 minutes" in dry and "Would free about 0 B (0 rows) on QuestDB." in dry
     assert store.session_keys() == sorted([kept.key, gone.key, others.key]) and (tmp_path / "steps/features/removed").is_dir()
     done = cift()
-    assert f"{table}: 80 rows of removed runs, about " in done and "(121 rows) on ClickHouse." in done
+    assert f"{table}: 80 rows of removed runs, about " in done and "(122 rows) on ClickHouse." in done
     assert store.session_keys() == sorted([kept.key, others.key]) and not (tmp_path / "steps/features/removed").exists()
     assert f"{table}: 80 rows of removed runs" in cift("--orphans", "--dry-run")
     cift("--orphans")

@@ -61,4 +61,4 @@ def test_null_and_nan_are_refused_where_they_mean_nothing() -> None:
         PREDICTIONS.check(frame.with_columns(as_of=pl.lit(None, pl.Int64)))
     table = FEATURES.repeat(["mid"])
     with pytest.raises(DataError, match=r"features\.mid"):
-        table.check(pl.DataFrame([("A", 1, True, 0, float("nan"))], schema=table.polars_schema(), orient="row"))
+        table.check(pl.DataFrame([("A", 1, 1, True, 0, float("nan"))], schema=table.polars_schema(), orient="row"))

@@ -64,8 +64,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 deeper = {n: np.pad(getattr(own, n), ((0, 0), (0, 1)), constant_values=7) for n in ("bid_px", "bid_sz", "ask_px", "ask_sz")}
                 own, instrument = replace(own, **deeper), replace(instrument, levels=3)
             ticks.write_events(instrument, session, own, {"feed": "test"})
-        for x in (panel.x, panel.x + 1.0, panel.x + 3.0, panel.x + 2.0):
-            # By name the newest comes neither first nor last.
+        for x in (panel.x + 2.0, panel.x, panel.x + 1.0, panel.x + 3.0, panel.x + 2.0):
+            # By name the newest comes neither first nor last, and its file is the oldest: it has come back.
             arrays = {name: getattr(panel, name) for name in ("as_of", "offsets", "valid", "why")}
             features.write(panel.universe, panel.features, session, x=x, **arrays)
     row = {"symbol": "S0", "available_at": 9, "release": "r", "model": "linear", "fold": -1, "max_train_t1": 1, "ready": True}
