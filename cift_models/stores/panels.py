@@ -27,6 +27,9 @@ def open_panel(
 ) -> Panel:
     """A session's panel: events from the tick store, rows from the feature store (the version `sha256`), labels if given.
 
+    The rows are those of the version whatever was written later; the events are those that are stored now, for the tick store keeps none
+    that were replaced.
+
     Raises as both stores do; DataError where the offsets are of other events (the session was ingested again since).
     """
     events = ticks.events(universe, session)

@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import polars as pl
@@ -45,9 +45,10 @@ from cift_models.instruments import SECOND, Instrument, Session, Universe, stret
 from cift_models.schema import BOOK as BOOK_TABLE
 from cift_models.schema import BOOK_STATE, OUTPUTS, PREDICTIONS, TRADES
 from cift_models.stores import lake
-from cift_models.stores.features import FeatureStore, ParquetFeatures
+from cift_models.stores.features import FeatureArrays, FeatureStore, ParquetFeatures
 from cift_models.stores.online import MemoryOnline, OnlineStore, Row
 from cift_models.stores.panels import open_panel
+from cift_models.stores.point_in_time import NO_AGE, PointInTime, point_in_time, version_at
 from cift_models.stores.redis_online import RedisOnline
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks, Partitions, TickStore
@@ -74,13 +75,35 @@ def ticks(place: Place) -> TickStore:
     return place.fresh()
 
 
+class Clock:
+    """What a writer's clock shows: the time, unless a test says another."""
+
+    def __init__(self) -> None:
+        self.now: int | None = None
+        self.dies: Callable[[], bool] = lambda: False
+
+    def __call__(self) -> int:
+        if self.dies():
+            raise Died
+        return time.time_ns() if self.now is None else self.now
+
+
+class Died(BaseException):
+    """A process that is gone: nothing of ours catches it."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture(params=FEATURES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeatureStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> FeatureStore:
     if request.param == "parquet":
-        return ParquetFeatures(tmp_path)
+        return ParquetFeatures(tmp_path, clock)
     if request.param == "chdb":
-        return chdb_store(request.getfixturevalue("chdb_session"))
-    return fresh_store(request.getfixturevalue("clickhouse_server"))
+        return chdb_store(request.getfixturevalue("chdb_session"), clock=clock)
+    return fresh_store(request.getfixturevalue("clickhouse_server"), clock=clock)
 
 
 @pytest.fixture(params=ONLINE, scope="module")
@@ -615,6 +638,306 @@ def test_a_panel_out_of_the_stores(ticks: TickStore, store: FeatureStore) -> Non
     wrong = store.write(panel.universe, panel.features, session, **{**arrays_of(panel), "offsets": np.zeros_like(offsets)})
     with pytest.raises(DataError, match="other events"):
         open_panel(ticks, store, panel.universe, panel.features, session, wrong.sha256)
+
+
+# Features as they were known
+
+
+def kept(store: FeatureStore, panel, x: np.ndarray | None = None, available_at: np.ndarray | None = None):
+    """Write a panel's features, or others in their place."""
+    arrays = arrays_of(panel) | ({} if x is None else {"x": x})
+    return store.write(panel.universe, panel.features, session_of(panel), available_at=available_at, **arrays)
+
+
+def history(store: FeatureStore, panel) -> list[tuple[int, str]]:
+    return [(one.known_at, one.ref.sha256) for one in store.known(panel.universe, panel.features, session_of(panel))]
+
+
+def joined(store: FeatureStore, panel, at, known_at=None, symbols: Any = "S0") -> PointInTime:
+    return point_in_time(store, panel.universe, panel.features, [session_of(panel)], symbols, at, known_at)
+
+
+def test_a_row_keeps_when_it_could_be_read(store: FeatureStore) -> None:
+    panel = toy_panel(steps=20)
+    late = panel.as_of + np.arange(20)[::-1] * 1_000_000_007
+    now, later = kept(store, panel), kept(store, panel, available_at=late)
+    assert now.sha256 != later.sha256  # another available_at is another version
+    for ref, expected in ((now, panel.as_of), (later, late)):
+        found = store.read(panel.universe, panel.features, session_of(panel), ref.sha256)
+        assert found.available_at.dtype == np.int64 and found.available_at.tolist() == expected.tolist()
+    late[7] = panel.as_of[7] - 1
+    with pytest.raises(DataError, match=rf"The row at {panel.as_of[7]} was available before its time, at {late[7]}"):
+        kept(store, panel, available_at=late)
+    with pytest.raises(DataError, match="available_at has shape"):
+        kept(store, panel, available_at=late[1:])
+    with pytest.raises(DataError, match=rf"as_of {panel.as_of[4]} follows {panel.as_of[4]}"):
+        as_of = np.insert(panel.as_of[:-1], 4, panel.as_of[4])
+        store.write(panel.universe, panel.features, session_of(panel), **{**arrays_of(panel), "as_of": as_of})
+
+
+def test_a_correction_is_not_seen_before_it_was_known(store: FeatureStore, clock: Clock) -> None:
+    panel = toy_panel(steps=40)
+    wrong = panel.x.copy()
+    wrong[:30] += 1.0
+    clock.now = panel.close + 100
+    first = kept(store, panel, wrong)
+    clock.now = panel.close + 200
+    second = kept(store, panel)
+    times = panel.as_of
+    for known_at, x in ((panel.close + 100, wrong), (panel.close + 199, wrong), (panel.close + 200, panel.x), (2**63 - 1, panel.x)):
+        for s, symbol in enumerate(panel.universe.symbols):
+            found = joined(store, panel, times, known_at, symbol)
+            assert found.found.all() and (found.x == x[:, s]).all() and (found.valid == panel.valid[:, s]).all()
+    # At the times themselves nothing had been written: what was recorded is known from when it was stored.
+    for found in (joined(store, panel, times), joined(store, panel, times, panel.close + 99)):
+        assert not found.found.any() and not found.x.any() and (found.age_ns == NO_AGE).all()
+    assert version_at(store, panel.universe, panel.features, session_of(panel), panel.close + 199) == first
+    assert version_at(store, panel.universe, panel.features, session_of(panel), panel.close + 200) == second
+    with pytest.raises(NotStored, match=rf"were known at {panel.close + 99}: the first was at {panel.close + 100}"):
+        version_at(store, panel.universe, panel.features, session_of(panel), panel.close + 99)
+    with pytest.raises(NotStored, match="none is stored"):
+        version_at(store, panel.universe, panel.features, Session(20240101, 0, 1), panel.close)
+
+
+def test_a_correction_in_mid_session_counts_from_when_it_came(store: FeatureStore, clock: Clock) -> None:
+    """With no known_at each time is answered by what was the newest then: an earlier time in the same question by the earlier version."""
+    panel = toy_panel(steps=10)
+    clock.now = panel.open
+    kept(store, panel)
+    clock.now = int(panel.as_of[5])
+    kept(store, panel, panel.x + 1.0)
+    found = joined(store, panel, panel.as_of)
+    assert (found.x[:5] == panel.x[:5, 0]).all() and (found.x[5:] == panel.x[5:, 0] + 1.0).all() and found.found.all()
+    again = joined(store, panel, np.repeat(panel.as_of[3], 3), panel.as_of[[4, 5, 6]])
+    assert (again.x == panel.x[3, 0] + np.array([[0.0], [1.0], [1.0]])).all()
+
+
+def test_the_same_rows_keep_when_they_were_first_known(store: FeatureStore, clock: Clock) -> None:
+    panel = toy_panel(steps=5)
+    written = []
+    for now, shift in ((100, 0.0), (200, 0.0), (300, 1.0), (400, 1.0), (500, 0.0)):
+        clock.now = now
+        written.append(kept(store, panel, panel.x + shift).sha256)
+    a, b = written[0], written[2]
+    assert written == [a, a, b, b, a]
+    # What comes back is the newest again, and was not in between.
+    assert history(store, panel) == [(100, a), (300, b), (500, a)]
+    # A clock that was set back, or another writer's that is behind, does not hide what is written last.
+    clock.now = 50
+    c = kept(store, panel, panel.x + 2.0).sha256
+    assert kept(store, panel, panel.x + 1.0).sha256 == b
+    assert history(store, panel) == [(100, a), (300, b), (500, a), (501, c), (502, b)]
+    about = (store, panel.universe, panel.features, session_of(panel))
+    assert [version_at(*about, t).sha256 for t in (100, 299, 300, 499, 500, 501, 9_999)] == [
+        a, a, b, b, a, c, b,
+    ]  # fmt: skip
+
+
+def test_a_writer_that_dies_before_it_says_so_was_never_known(store: FeatureStore, clock: Clock) -> None:
+    """The time is read when the version can be read: it is never too early. Without it the version is there for who has its reference."""
+    panel = toy_panel(steps=5)
+    about = (panel.universe, panel.features, session_of(panel))
+    clock.now = 100
+    first = kept(store, panel)
+    clock.now = 200
+    clock.dies = lambda: len(store.versions(*about)) == 2
+    with pytest.raises(Died):
+        kept(store, panel, panel.x + 1.0)
+    clock.dies = lambda: False
+    assert history(store, panel) == [(100, first.sha256)] and version_at(store, *about, 999) == first
+    (dead,) = {ref.sha256 for ref in store.versions(*about)} - {first.sha256}
+    assert (store.read(*about, dead).x == panel.x + 1.0).all()
+    clock.now = 300
+    assert kept(store, panel, panel.x + 1.0).sha256 == dead
+    assert history(store, panel) == [(100, first.sha256), (300, dead)]
+    assert joined(store, panel, panel.as_of, 299).x[0, 0] == panel.x[0, 0, 0] and joined(store, panel, panel.as_of, 300).x[0, 0] == (
+        panel.x[0, 0, 0] + 1.0
+    )
+
+
+def test_a_version_that_is_mended_was_known_all_along(tmp_path: Path) -> None:
+    clock = Clock()
+    store, panel = ParquetFeatures(tmp_path, clock), toy_panel(steps=5)
+    clock.now = 100
+    ref = kept(store, panel)
+    assert sorted(p.name for p in (tmp_path / ref.key).iterdir()) == [
+        ".lock",
+        "data.parquet",
+        "known.json",
+        "offsets.parquet",
+        "partition.json",
+    ]
+    (tmp_path / ref.key / lake.DATA).write_bytes(b"")
+    clock.now = 200
+    assert kept(store, panel) == ref and history(store, panel) == [(100, ref.sha256)] and joined(store, panel, panel.as_of, 100).found.all()
+    for damage in (b"", b"{}", b'["1"]', b"7", b'{"a": 1}'):
+        (tmp_path / ref.key / lake.KNOWN).write_bytes(damage)
+        with pytest.raises(StoreError, match=r"known\.json is damaged"):
+            store.known(panel.universe, panel.features, session_of(panel))
+        clock.now += 100
+        # Late rather than early: nobody knows any more when it was.
+        assert kept(store, panel) == ref and history(store, panel) == [(clock.now, ref.sha256)]
+
+
+class Question(NamedTuple):
+    """Sessions of a store, what is written into them when, and what is asked."""
+
+    sessions: list[Session]
+    versions: list[list[FeatureArrays]]
+    """Three of each session."""
+    writes: list[tuple[int, int, int]]
+    """The clock, the session, the version."""
+    at: np.ndarray
+    symbols: Any
+    known_at: Any
+
+
+@st.composite
+def asked_stores(draw: st.DrawFn, n_symbols: int, n_features: int) -> Question:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sessions, open_ = [], 1_000
+    for day in range(draw(st.integers(1, 3))):
+        close = open_ + draw(st.integers(4, 30))
+        sessions.append(Session(20240101 + day, open_, close))
+        open_ = close + draw(st.integers(0, 5))
+    versions = []
+    for session in sessions:
+        versions.append([])
+        for _ in range(3):
+            times = np.arange(session.open + 1, session.close + 1)
+            as_of = np.sort(rng.choice(times, int(rng.integers(0, min(5, len(times)) + 1)), replace=False)).astype(np.int64)
+            n = len(as_of)
+            shape = (n, n_symbols)
+            versions[-1].append(
+                FeatureArrays(
+                    as_of, as_of + rng.integers(0, draw(st.sampled_from([1, 4, 12])), n), np.sort(rng.integers(0, 9, n + 1)),
+                    rng.normal(size=(*shape, n_features)), rng.random(shape) < 0.7, rng.integers(0, 5, shape).astype(np.int8),
+                )
+            )  # fmt: skip
+    clock, writes = 995, []
+    for _ in range(draw(st.integers(1, 6))):
+        clock += draw(st.integers(1, 15))
+        writes.append((clock, draw(st.integers(0, len(sessions) - 1)), draw(st.integers(0, 2))))
+    n = draw(st.integers(0, 25))
+    at = rng.integers(990, open_ + 5, n)
+    symbols = draw(st.sampled_from(["S0", [f"S{s}" for s in rng.integers(0, n_symbols, n)]]))
+    known_at = draw(st.sampled_from([None, int(rng.integers(990, clock + 5)), rng.integers(990, clock + 5, n)]))
+    return Question(sessions, versions, writes, at, symbols, known_at)
+
+
+def slowly(asked: Question, i: int) -> tuple[FeatureArrays, int] | None:
+    """The version and the row that answer one question, found by reading everything from the start."""
+    t = int(asked.at[i])
+    k = t if asked.known_at is None else int(asked.known_at if np.ndim(asked.known_at) == 0 else asked.known_at[i])
+    best = None
+    for s, session in enumerate(asked.sessions):
+        if session.open <= t <= session.close:
+            best = None  # where two sessions touch, the later one
+            for clock, where, version in asked.writes:
+                if where == s and clock <= k:
+                    best = None
+                    for row, available in enumerate(asked.versions[s][version].available_at.tolist()):
+                        if available <= t:
+                            best = asked.versions[s][version], row
+    return best
+
+
+def test_no_row_is_seen_earlier_than_it_could_be_or_was_known(store: FeatureStore, clock: Clock) -> None:
+    panel = toy_panel(steps=1, symbols=2)
+    features = panel.features
+
+    @given(asked_stores(2, len(features.names)))
+    @settings(max_examples=150 if isinstance(store, ParquetFeatures) else 12, deadline=None)
+    def holds(asked: Question) -> None:
+        # A universe of its own for each example: nothing that is stored is met again.
+        a, b = toy_universe(2).instruments
+        universe = Universe((a, replace(b, fee_bps=float(uuid.uuid4().int % 2**50))))
+        for clock.now, s, version in asked.writes:
+            store.write(universe, features, asked.sessions[s], **asked.versions[s][version]._asdict())
+        stored = {s for _, s, _ in asked.writes}
+        sessions = [session for s, session in enumerate(asked.sessions) if s in stored]
+        found = point_in_time(store, universe, features, sessions[::-1], asked.symbols, asked.at, asked.known_at)
+        asked = asked._replace(
+            sessions=sessions,
+            versions=[v for s, v in enumerate(asked.versions) if s in stored],
+            writes=[(clock, sorted(stored).index(s), v) for clock, s, v in asked.writes],
+        )
+        for i, t in enumerate(asked.at.tolist()):
+            expected = slowly(asked, i)
+            assert found.found[i] == (expected is not None), (i, t)
+            if expected is None:
+                assert not found.x[i].any() and (found.as_of[i], found.age_ns[i], found.valid[i], found.why[i]) == (0, NO_AGE, False, 0)
+                continue
+            arrays, row = expected
+            symbol = asked.symbols if isinstance(asked.symbols, str) else asked.symbols[i]
+            s = universe.symbols.index(symbol)
+            assert found.x[i].tobytes() == arrays.x[row, s].tobytes() and arrays.available_at[row] <= t
+            said = (found.as_of[i], found.age_ns[i], found.valid[i], found.why[i])
+            assert said == (arrays.as_of[row], t - arrays.as_of[row], arrays.valid[row, s], arrays.why[row, s])
+
+    holds()
+
+
+class Counted:
+    """A store that writes down which versions are read."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self.read_: list[tuple[int, str]] = []
+
+    def read(self, universe, features, session: Session, sha256: str) -> FeatureArrays:
+        self.read_.append((session.day, sha256))
+        return self._store.read(universe, features, session, sha256)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def test_only_what_is_asked_for_is_opened_and_each_once(tmp_path: Path) -> None:
+    clock = Clock()
+    store, panels = Counted(ParquetFeatures(tmp_path, clock)), [toy_panel(steps=5, session=20231114 + i) for i in range(3)]
+    sessions = []
+    for i, panel in enumerate(panels):
+        panel = panels[i] = replace(panel, as_of=panel.as_of + i * 10**12, open=panel.open + i * 10**12, close=panel.close + i * 10**12)
+        sessions.append(session_of(panel))
+        for clock.now, shift in ((100, 0.0), (200, 1.0), (300, 0.0), (400, 2.0)):
+            kept(cast(FeatureStore, store), panel, panel.x + shift)
+    about = (cast(FeatureStore, store), panels[0].universe, panels[0].features, sessions)
+    at = np.concatenate([panels[2].as_of, panels[0].as_of])
+    known = np.tile([350, 150, 250, 350, 150], 2)
+    found = point_in_time(*about, "S1", at, known)
+    # The version of 100 came back at 300: it is read once for both; that of 400 and the session between are not.
+    assert sorted(day for day, _ in store.read_) == [20231114, 20231114, 20231116, 20231116] and len(set(store.read_)) == 4
+    expected = np.concatenate([p.x[:, 1] + np.array([0, 0, 1, 0, 0])[:, None] for p in (panels[2], panels[0])])
+    assert (found.x == expected).all()
+
+
+def test_questions_that_cannot_be_answered(store: FeatureStore) -> None:
+    panel = toy_panel(steps=5)
+    kept(store, panel)
+    for at, known_at, symbols, message in (
+        (panel.as_of.astype(float), None, "S0", "at is float64"),
+        (panel.as_of[None], None, "S0", "at has shape"),
+        (panel.as_of, panel.as_of[1:], "S0", r"known_at has shape \[4\], and 5 times"),
+        (panel.as_of, 1.5, "S0", "known_at is float64"),
+        (panel.as_of, None, ["S0"], "1 symbols are given, and 5 times"),
+        (panel.as_of, None, "S9", "does not know 'S9'"),
+        (panel.as_of, None, ["S0"] * 4 + ["S9"], "does not know 'S9'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            joined(store, panel, at, known_at, symbols)
+    about = (store, panel.universe, panel.features)
+    with pytest.raises(InputError, match="before 20231114 ends"):
+        point_in_time(*about, [session_of(panel), Session(20231115, panel.close - 1, panel.close + 9)], "S0", panel.as_of)
+    elsewhere = Session(20231115, panel.close + 1, panel.close + 9)
+    with pytest.raises(NotStored, match="No features of 20231115 are stored"):
+        point_in_time(*about, [session_of(panel), elsewhere], "S0", [panel.close + 5])
+    # It is not asked: it need not be there.
+    now = 2**63 - 1
+    assert point_in_time(*about, [session_of(panel), elsewhere], "S0", panel.as_of, now).found.all()
+    for nothing in (point_in_time(*about, [], "S0", panel.as_of, now), joined(store, panel, [panel.open, panel.close + 1], now)):
+        assert not nothing.found.any()
+    assert joined(store, panel, []).x.shape == (0, len(panel.features.names))
 
 
 # Online
