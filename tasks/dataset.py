@@ -185,7 +185,11 @@ def feature_inputs(dataset: Dataset, day: int) -> dict[str, Any]:
 
 
 def open_panel(dataset: Dataset, built: dict[int, StepRef], day: int) -> Panel:
-    """A session's panel with labels; the last two that were opened are kept, they are shared: do not change them."""
+    """A session's panel with labels; the last two that were opened are kept, they are shared: do not change them.
+
+    It is what the run pinned: the version of the features that its step built, the events of the partitions that were selected. Corrections
+    of features that were written since are not seen; where events were replaced, it raises NotStored.
+    """
     return _open_panel(dataset.model_dump_json(), built[day].key, built[day].sha256, built[day].facts["features"]["sha256"], day)
 
 
@@ -194,7 +198,9 @@ def _open_panel(dataset_json: str, key: str, sha256: str, features_sha256: str, 
     dataset = Dataset.model_validate_json(dataset_json)
     universe, features, session = dataset.get_universe(), dataset.get_features(), dataset.session(day)
     settings = get_settings()
-    panel = stored_panel(open_ticks(settings), open_features(settings), universe, features, session, features_sha256)
+    panel = stored_panel(
+        open_ticks(settings), open_features(settings), universe, features, session, features_sha256, partitions=dataset.partitions[day]
+    )
     y, known, end = load_labels(settings.home / key, dataset.latency_ns)
     # A row whose label is unknown for a symbol that is valid teaches no symbol: rows is one mark an instant.
     return replace(panel, y=y, label_end=end, rows=(known | ~panel.valid).all(axis=1))
