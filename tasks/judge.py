@@ -13,6 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from cift_models import ledger
 from cift_models.engine import Decisions, Pipeline, fold
 from cift_models.evaluation import metrics
+from cift_models.evaluation.live_cost import live_ms
+from cift_models.evaluation.marginal import Cost, OutOfFold, Stack
+from cift_models.evaluation.metrics import NESTED
 from cift_models.evaluation.planted import planted_against_found, regime_rows
 from cift_models.evaluation.report import Kernels, LeadLag, Regimes, drawings, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
@@ -20,15 +23,16 @@ from cift_models.evaluation.sign_check import on_random_signs
 from cift_models.files import canonical_json
 from cift_models.instruments import CALENDARS
 from cift_models.models import model_class
+from cift_models.models.ensemble.model import MEANS
 from cift_models.models.head import Head, has_own_probabilities
 from cift_models.models.protocol import Outputs, Panel
 from cift_models.signals import SignalRule
 from cift_models.splits import PURGE_NS, STOP, TEST, training_rows
-from cift_models.stacking import head_blocks, told
+from cift_models.stacking import HEAD_BLOCKS, head_blocks, told
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
 from tasks.fit import Fits, load_outputs
 from tasks.ingest import hidden_paths
-from tasks.step import Room, StepRef, step
+from tasks.step import Room, StepRef, seconds, step
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -163,12 +167,14 @@ def judge(
         rows = judged_rows(pipeline, sessions, calendar, TEST, plan["thresholds"])
         signed = on_random_signs(plan["kinds"], rows, calendar, lambda day: open_panel(dataset, built, day))
         room.progress("metrics", 0.6)
-        judged = metrics.build(rows, on_random_signs=signed)
+        reports = {kind: orjson.loads((by_fold["final"].directory / "fit.json").read_bytes()) for kind, by_fold in fits.items()}
+        facts = {kind: report["facts"] for kind, report in reports.items()}
+        costs = _costs(fits, live_ms(pipeline, sessions[0].panel, sessions[0].decided))
+        stack = stack_of(plan["kinds"], dataset, built, fits, facts, costs)
+        judged = metrics.build(rows, on_random_signs=signed, stack=stack)
         metrics.validate(judged)
         (room.out / "metrics.json").write_bytes(canonical_json(judged))
         room.progress("report", 0.8)
-        reports = {kind: orjson.loads((by_fold["final"].directory / "fit.json").read_bytes()) for kind, by_fold in fits.items()}
-        facts = {kind: report["facts"] for kind, report in reports.items()}
         found = []
         if truth:
             paths = hidden_paths(dataset)
@@ -200,6 +206,64 @@ def judge(
         "latency_ns": dataset.latency_ns, "truth": truth,
     }  # fmt: skip
     return step("judge", inputs, run)
+
+
+def stack_of(
+    kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits: Fits, facts: dict[str, Any], costs: dict[str, Cost]
+) -> Stack:
+    """The stack's members on the rows that teach heads, as the fits of earlier folds said them, where every member speaks."""
+    calendar, universe = dataset.get_calendar(), dataset.get_universe()
+    members = [kind for kind in MEANS if kind in kinds]
+    blocks = tuple(b for b in HEAD_BLOCKS if all(f"k{b}" in fits[kind] for kind in members))
+    y: dict[str, list[np.ndarray]] = {symbol: [] for symbol in universe.symbols}
+    means: dict[str, dict[str, list[np.ndarray]]] = {symbol: {kind: [] for kind in members} for symbol in universe.symbols}
+    for day in calendar.sessions(blocks) if members and blocks else ():
+        panel = open_panel(dataset, built, day)
+        assert panel.rows is not None and panel.y is not None and panel.label_end is not None
+        spoken = {
+            kind: {name: load_outputs(ref.directory, day) for name, ref in fits[kind].items() if day in ref.facts["sessions"]}
+            for kind in members
+        }
+        heard = told(panel, calendar, spoken)
+        assert heard.base_oof is not None
+        marked = panel.rows & heard.base_oof & training_rows(calendar, day, panel.as_of, panel.label_end, blocks)
+        for s, symbol in enumerate(universe.symbols):
+            own = marked & panel.valid[:, s] & np.logical_and.reduce([heard.base_ready[kind][:, s] for kind in members])
+            y[symbol].append(panel.y[own, s])
+            for kind in members:
+                means[symbol][kind].append(heard.base[kind][own, s, fits[kind]["final"].facts["outputs"].index("mean_bps")])
+    past = {
+        symbol: OutOfFold(np.concatenate(y[symbol]), {kind: np.concatenate(parts) for kind, parts in means[symbol].items()})
+        for symbol in universe.symbols
+        if y[symbol]
+    }
+    return Stack(
+        past,
+        costs,
+        facts.get("ensemble", {}).get("overall", {}),
+        {k: _base_weights(facts[k], universe.symbols) for k in NESTED if k in facts},
+    )
+
+
+def _base_weights(facts: dict[str, Any], symbols: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    """The two weights of a level-1 model's base, as its fit reports them."""
+    found = {}
+    for symbol in symbols:
+        weights = facts["base_weights"][symbol]
+        found[symbol] = (weights["linear"], weights["hawkes"]) if isinstance(weights, dict) else (weights[0], weights[1])
+    return found
+
+
+def _costs(fits: Fits, live: dict[str, float]) -> dict[str, Cost]:
+    """Live ms as measured, minutes of all the fits of a kind as their steps took them."""
+    out = {}
+    for kind, by_fold in fits.items():
+        took = [seconds(ref) for ref in by_fold.values()]
+        minutes = sum(took) / 60 if all(took) else None
+        why = [] if kind in live else ["too few valid instants in the first test session to time an update"]
+        why += [] if minutes is not None else ["a fit's step does not say how long it took"]
+        out[kind] = Cost(live.get(kind), minutes, "; ".join(why) or None)
+    return out
 
 
 def regime_strips(pipeline: Pipeline, sessions: list[JudgedSession], calendar, facts: dict[str, Any]) -> list[Regimes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,11 +96,16 @@ def sharpe_net(data: Evaluated, trades: Trades, blocks: Blocks) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Parent orders, one a row: `row` where it arrived, `saving_bps` against the TWAP (buy and sell averaged), `waited` rows (averaged)."""
+    """Parent orders, one a row: `row` where it arrived, `saving_bps` against the TWAP (buy and sell averaged), `waited` rows (averaged).
+
+    buy and sell are the rows at which the two crossed.
+    """
 
     row: NDArray[np.int64]
     saving_bps: NDArray[np.float64]
     waited: NDArray[np.float64]
+    buy: NDArray[np.int64]
+    sell: NDArray[np.int64]
 
 
 def execution_timing(data: Evaluated, mean_bps: NDArray[np.float64], ready: NDArray[np.bool_], delay_ns: int = DELAY_NS) -> Timing:
@@ -115,7 +121,7 @@ def execution_timing(data: Evaluated, mean_bps: NDArray[np.float64], ready: NDAr
     bid, ask = data.bid[delay_ns], data.ask[delay_ns]
     starts, window = _windows(data, (bid > 0) & np.isfinite(bid) & (ask > 0) & np.isfinite(ask))
     if not len(starts):
-        return Timing(starts, np.zeros(0), np.zeros(0))
+        return Timing(starts, np.zeros(0), np.zeros(0), starts, starts)
     rows = starts[:, None] + np.arange(window)
     forecast = np.where(ready, mean_bps, 0.0)[rows]
     buys, sells = forecast >= 0, forecast <= 0
@@ -124,7 +130,7 @@ def execution_timing(data: Evaluated, mean_bps: NDArray[np.float64], ready: NDAr
     asks, bids = ask[rows], bid[rows]
     at = np.arange(len(starts))
     saved = (asks.mean(axis=1) - asks[at, buy]) + (bids[at, sell] - bids.mean(axis=1))
-    return Timing(starts, 1e4 * 0.5 * saved / data.mid[starts], (buy + sell) / 2)
+    return Timing(starts, 1e4 * 0.5 * saved / data.mid[starts], (buy + sell) / 2, starts + buy, starts + sell)
 
 
 def _windows(data: Evaluated, good: NDArray[np.bool_]) -> tuple[NDArray[np.int64], int]:
@@ -139,6 +145,43 @@ def _windows(data: Evaluated, good: NDArray[np.bool_]) -> tuple[NDArray[np.int64
     edges = [0, *(np.flatnonzero(broken) + 1).tolist(), n]
     starts = [np.arange(a, b - window + 1, window) for a, b in pairwise(edges) if good[a]]
     return (np.concatenate(starts) if starts else np.zeros(0)).astype(np.int64), window
+
+
+def touch_size(data: Evaluated, mean_bps: NDArray[np.float64], ready: NDArray[np.bool_], rule: SignalRule | None) -> dict[str, Any]:
+    """Lots at the best price of the side that is taken, at the instant of the decision: {"signal", "timing", "always"}.
+
+    signal   where the rule says Buy (the ask's lots) or Sell (the bid's), exits included; null without a rule
+    timing   where the patient orders of `execution_timing` cross
+    always   both sides on every row where the model speaks: what the other two are compared with
+
+    Each is {fires, mean_lots, median_lots}, or null with its `reason`. What is shown can be gone when the order arrives. O(n).
+    """
+    if data.bid_lots is None or data.ask_lots is None:
+        return {key: {**_NO_LOTS, "reason": "the sizes at the touch were not given"} for key in ("signal", "timing", "always")}
+    bid, ask = data.bid_lots, data.ask_lots
+    out: dict[str, Any] = {"signal": {**_NO_LOTS, "reason": "no threshold was chosen for it"}}
+    if rule is not None:
+        taken = []
+        for session in np.unique(data.sessions):
+            rows = np.flatnonzero(data.sessions == session)
+            signal = signals(rule, mean_bps[rows, None], data.cost_bps[rows, None], ready[rows, None])[:, 0]
+            taken += [ask[rows[signal > 0]], bid[rows[signal < 0]]]
+        out["signal"] = _lots(np.concatenate(taken), "the rule never fired")
+    timing = execution_timing(data, mean_bps, ready) if DELAY_NS in data.bid else None
+    crossed = np.zeros(0) if timing is None else np.concatenate([ask[timing.buy], bid[timing.sell]])
+    out["timing"] = _lots(crossed, "no 10 s without a gap")
+    return out | {"always": _lots(np.concatenate([ask[ready], bid[ready]]), "ready on no test row")}
+
+
+_NO_LOTS = {"fires": 0, "mean_lots": None, "median_lots": None}
+
+
+def _lots(taken: NDArray[np.float64], empty: str) -> dict[str, Any]:
+    """Of the sides that showed anything; a side that was empty has no size to take."""
+    shown = taken[taken > 0]
+    if not len(shown):
+        return {**_NO_LOTS, "reason": empty}
+    return {"fires": len(taken), "mean_lots": float(shown.mean()), "median_lots": float(np.median(shown))}
 
 
 def timing_value(

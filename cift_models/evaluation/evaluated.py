@@ -40,6 +40,7 @@ class Evaluated:
     bid, ask         float64[n] by delay in ns: the touch at as_of + delay; 0 is always there
     y_delay          float64[n] by delay in ns: the move from as_of + delay to as_of + delay + horizon (the label under latency)
     fee_bps          paid at each end of a trade
+    bid_lots, ask_lots  float64[n] lots at the best bid and ask at as_of, or None
     """
 
     symbol: str
@@ -54,6 +55,8 @@ class Evaluated:
     session: NDArray[np.int64] | None = None
     fee_bps: float = 0.0
     horizon_ns: int = SECOND
+    bid_lots: NDArray[np.float64] | None = None
+    ask_lots: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.as_of)
@@ -62,6 +65,9 @@ class Evaluated:
         arrays |= {f"y_delay[{d}]": a for d, a in self.y_delay.items()}
         for name, values in arrays.items():
             self._expect(name, values.shape == (n,), f"shape ({n},)", values.shape)
+        for name, lots in (("bid_lots", self.bid_lots), ("ask_lots", self.ask_lots)):
+            if lots is not None:
+                self._expect(name, lots.shape == (n,), f"shape ({n},)", lots.shape)
         if self.session is not None:
             self._expect("session", self.session.shape == (n,), f"shape ({n},)", self.session.shape)
         self._expect("as_of", bool((np.diff(self.as_of) > 0).all()), "strictly increasing times", "a step back or a repeat")

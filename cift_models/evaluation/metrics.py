@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from cift_models import scores
 from cift_models.errors import DataError, SchemaMismatch
 from cift_models.evaluation import backtest, calibration
+from cift_models.evaluation.durability import concentration, half_life_ms
 from cift_models.evaluation.evaluated import Evaluated, Forecast
 from cift_models.evaluation.leak_alarms import leak_alarms
+from cift_models.evaluation.marginal import NOTHING, Stack, marginal
 from cift_models.evaluation.significance import (
     BLOCK_NS,
     DRAWS,
@@ -234,7 +236,7 @@ def by_half_hour(data: Evaluated, model: str, zone: str = "UTC") -> tuple[list[s
 
 
 def economics(data: Evaluated, model: str, blocks: Blocks) -> dict[str, Any]:
-    """Timing value by delay and its shifted-signal null; net P&L at each delay and without drift; the threshold that was used."""
+    """Timing value by delay and its shifted-signal null; sizes at the touch; net P&L by delay and without drift; the threshold."""
     forecast = data.forecasts[model]
     mean = forecast.mean_bps
     if mean is None or not forecast.ready.any():
@@ -246,6 +248,7 @@ def economics(data: Evaluated, model: str, blocks: Blocks) -> dict[str, Any]:
             {"delay_ms": d / 1e6, **backtest.timing_value(data, mean, forecast.ready, blocks, d).as_json()} for d in delays
         ],
         "timing_null": {"shifts": len(null), "mean": float(np.mean(null)) if null else None, "max": max(null, default=None)},
+        "touch_size": backtest.touch_size(data, mean, forecast.ready, forecast.rule),
     }
     if forecast.rule is not None:
         out["rule"] = forecast.rule.model_dump(mode="json")
@@ -282,13 +285,17 @@ def build(
     data: Sequence[Evaluated],
     *,
     on_random_signs: Sequence[Evaluated] = (),
+    stack: Stack = NOTHING,
     reference: str = "linear",
     seed: int = 0,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
     """metrics.json as a plain dict, valid by `validate`. One Evaluated a symbol; the same block draws for every model and symbol.
 
-    on_random_signs   passed on to leak_alarms. Deterministic in (data, seed, draws). 13 models x 3 symbols x 6,660 rows: 15 s on one core.
+    on_random_signs   passed on to leak_alarms
+    stack             what the table of marginal values is made of; without it that table is null
+
+    Deterministic in (data, seed, draws). 13 models x 3 symbols x 6,660 rows: 15 s on one core.
     """
     symbols = [d.symbol for d in data]
     if len(set(symbols)) != len(symbols) or not data:
@@ -320,6 +327,11 @@ def build(
         "common": {d.symbol: by_symbol[d.symbol] if common[d.symbol].all() else table(d.masked(common[d.symbol])) for d in data},
         "paired": {d.symbol: {m: paired(d, m, blocks, reference) for m in names[d.symbol] if m != reference} for d in data},
         "delays": {d.symbol: {m: by_delay(d, m, blocks) for m in d.forecasts} for d in data},
+        "half_life_ms": {d.symbol: {m: half_life_ms(d, m, blocks).as_json() for m in d.forecasts} for d in data},
+        "concentration": {
+            d.symbol: {m: {k: e.as_json() for k, e in concentration(d, m, blocks).items()} for m in d.forecasts} for d in data
+        },
+        "marginal": marginal(data, blocks, stack),
         "calibration": _calibration(data, by_symbol, seed),
         "economics": {d.symbol: {m: economics(d, m, blocks) for m in d.forecasts} for d in data},
         "alarms": [alarm.as_json() for alarm in leak_alarms(data, on_random_signs=on_random_signs, reference=reference)],
@@ -374,6 +386,30 @@ class Paired(_Strict):
     text: str
 
 
+class Concentrated(_Strict):
+    r2_without_best_five: Figure
+    best_five_share: Figure
+
+
+class Marginal(_Strict):
+    over: list[str]
+    rows: int
+    r2_gain: Figure
+    direction_gain: Figure
+    dm_60s: Tested
+    over_base: Figure
+    live_ms: float | None
+    fit_minutes: float | None
+    cost_reason: str | None = None
+    text: str
+
+    @model_validator(mode="after")
+    def _told(self) -> Marginal:
+        if (self.live_ms is None or self.fit_minutes is None) and not self.cost_reason:
+            raise ValueError("a cost that is null needs its reason")
+        return self
+
+
 class Calibrated(_Strict):
     slope: Figure
     ece: float
@@ -402,6 +438,9 @@ class Metrics(_Strict):
     common: dict[str, dict[str, dict[str, Figure]]]
     paired: dict[str, dict[str, Paired]]
     delays: dict[str, dict[str, list[AtDelay]]]
+    half_life_ms: dict[str, dict[str, Figure]]
+    concentration: dict[str, dict[str, Concentrated]]
+    marginal: dict[str, dict[str, Marginal]]
     calibration: dict[str, dict[str, Calibrated]]
     economics: dict[str, dict[str, dict[str, Any]]]
     alarms: list[Ringing]
@@ -410,7 +449,10 @@ class Metrics(_Strict):
     def _same_shape(self) -> Metrics:
         if self.schema_ != SCHEMA:
             raise ValueError(f"schema {self.schema_}, expected {SCHEMA}")
-        for name in ("rows", "common_rows", "common", "paired", "delays", "calibration", "economics", "ready"):
+        for name in (
+            "rows", "common_rows", "common", "paired", "delays", "half_life_ms", "concentration", "marginal", "calibration", "economics",
+            "ready",
+        ):  # fmt: skip
             if set(getattr(self, name)) != set(self.symbols):
                 raise ValueError(f"{name} has symbols {sorted(getattr(self, name))}, `symbols` has {sorted(self.symbols)}")
         for table in (self.symbols, self.common):

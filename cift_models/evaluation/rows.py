@@ -27,14 +27,28 @@ def touch(events: Events, universe: Universe, at: NDArray[np.int64]) -> Touch:
     """
     bid, ask = np.zeros((len(at), len(universe))), np.zeros((len(at), len(universe)))
     for s, instrument in enumerate(universe.instruments):
-        own = np.flatnonzero((events.symbol == s) & ((events.kind & BOOK) > 0))
-        i = np.searchsorted(events.ts[own], at, "right") - 1
-        seen = np.flatnonzero(i >= 0)
-        row = own[i[seen]]
+        seen, row = _last_book(events, s, at)
         both = (events.bid_sz[row, 0] > 0) & (events.ask_sz[row, 0] > 0)
         bid[seen, s] = np.where(both, events.bid_px[row, 0] * instrument.tick_size, 0.0)
         ask[seen, s] = np.where(both, events.ask_px[row, 0] * instrument.tick_size, 0.0)
     return bid, ask
+
+
+def touch_lots(events: Events, universe: Universe, at: NDArray[np.int64]) -> Touch:
+    """Lots at the best bid and ask of every symbol at times `at`: float64[T, S] each, of the book that `touch` prices; 0 where unknown."""
+    bid, ask = np.zeros((len(at), len(universe))), np.zeros((len(at), len(universe)))
+    for s in range(len(universe)):
+        seen, row = _last_book(events, s, at)
+        bid[seen, s], ask[seen, s] = events.bid_sz[row, 0], events.ask_sz[row, 0]
+    return bid, ask
+
+
+def _last_book(events: Events, symbol: int, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(which of `at` have a book, the event that told it): the last one with ts <= the time."""
+    own = np.flatnonzero((events.symbol == symbol) & ((events.kind & BOOK) > 0))
+    i = np.searchsorted(events.ts[own], at, "right") - 1
+    seen = np.flatnonzero(i >= 0)
+    return seen, own[i[seen]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +124,9 @@ def judged_rows(
             add("session", np.full(int(rows.sum()), panel.session))
             add("half", panel.column("half_spread_bps")[rows, s])
             add("mid", panel.column("mid")[rows, s])
+            bid_lots, ask_lots = touch_lots(panel.events, universe, panel.as_of[rows])
+            add("bid lots", bid_lots[:, s])
+            add("ask lots", ask_lots[:, s])
             for delay in delays:
                 bid, ask = touch(panel.events, universe, panel.as_of[rows] + delay)
                 add(f"bid {delay}", bid[:, s])
@@ -144,6 +161,8 @@ def judged_rows(
                 y_delay={d: whole[f"y {d}"] for d in delays[1:]},
                 session=whole["session"],
                 fee_bps=instrument.fee_bps,
+                bid_lots=whole["bid lots"],
+                ask_lots=whole["ask lots"],
             )
         )
     return out

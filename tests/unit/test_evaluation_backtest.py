@@ -206,3 +206,31 @@ def test_timing_value_of_ridge_reference_on_the_real_day(symbol, levels, value, 
     assert (estimate.hi - estimate.lo) / (2 * 1.98) == pytest.approx(error, rel=0.1)
     null = backtest.shifted_null(data, forecast, everywhere(data))
     assert len(null) == 10 and max(null) < estimate.value
+
+
+def test_the_size_at_the_touch_is_of_the_side_that_is_taken():
+    data, x = market(0, 600)
+    data = replace(data, bid_lots=np.full(600, 3.0), ask_lots=np.full(600, 7.0))
+    ready = np.ones(600, bool)
+    buys = np.where(np.arange(600) % 2 == 0, 3.0, 0.5)
+    rule = SignalRule(threshold_bps=0.0, exit_bps=1.0)
+    found = backtest.touch_size(data, buys, ready, rule)
+    # Long when 3 bps are expected, out a second later: as many buys at the ask as sells at the bid.
+    assert found["signal"] == {"fires": 600, "mean_lots": 5.0, "median_lots": 5.0}
+    always_up = backtest.touch_size(data, np.full(600, 5.0), ready, SignalRule())
+    assert always_up["signal"] == {"fires": 1, "mean_lots": 7.0, "median_lots": 7.0}
+    assert always_up["timing"] == {"fires": 120, "mean_lots": 5.0, "median_lots": 5.0} and always_up["always"]["fires"] == 1200
+    assert "not given" in backtest.touch_size(market(0, 60)[0], x[:60], ready[:60], rule)["timing"]["reason"]
+    assert "no threshold" in backtest.touch_size(data, buys, ready, None)["signal"]["reason"]
+
+
+def test_a_patient_order_takes_the_size_of_its_own_second():
+    data, _ = market(0, 600)
+    lots = np.arange(600.0) + 1
+    data = replace(data, bid_lots=lots, ask_lots=lots + 10_000)
+    mean = np.where(np.arange(600) % 10 < 4, -1.0, 1.0)
+    timing = backtest.execution_timing(data, mean, np.ones(600, bool))
+    assert (timing.buy % 10 == 4).all() and (timing.sell % 10 == 0).all()
+    found = backtest.touch_size(data, mean, np.ones(600, bool), None)["timing"]
+    expected = np.concatenate([lots[timing.buy] + 10_000, lots[timing.sell]])
+    assert found["mean_lots"] == pytest.approx(expected.mean()) and found["median_lots"] == pytest.approx(np.median(expected))

@@ -175,5 +175,10 @@ def test_the_document_names_everything_in_the_file(built):
 
     text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     names = {*built, *metrics.METRICS, *metrics.MODELS, *built["settings"], *built["paired"]["S0"]["ensemble"], "hit_excess"}
+    names |= {
+        *built["marginal"]["S0"]["linear"],
+        *built["concentration"]["S0"]["linear"],
+        *built["economics"]["S0"]["linear"]["touch_size"],
+    }
     names |= {"rises_with_delay", "skill_on_random_signs", *built["economics"]["S0"]["linear"], *built["calibration"]["S0"]["linear"]}
     assert {name for name in names if name not in text} == set()

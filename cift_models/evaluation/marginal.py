@@ -1,0 +1,236 @@
+"""What each model of the stack adds over the stack without it, and what it costs: the table that decides whether a model is worth running.
+
+A stack is the blend that least squares makes of its members' out-of-fold forecasts (weights of 0 or more, pooled over symbols in sd of the
+move), so a member that knows nothing gets the weight 0 and adds exactly nothing. "Without it" leaves out the model and every model that
+reads it: a Transformer still knows what its base said, and a stack that holds it is no stack without the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cift_models import scores
+from cift_models.evaluation.evaluated import Evaluated, Forecast
+from cift_models.evaluation.significance import Blocks, Estimate, diebold_mariano
+from cift_models.models import model_class
+from cift_models.models.ensemble.model import MEANS
+from cift_models.scores import Terms
+
+STACK = ("linear", "hmm", "hawkes", "gnn", "transformer", "meta_learner")
+"""Models that stand in the stack, in the order of REGISTRY; the ensemble is the stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """One symbol's rows that no member of the stack had learned from: y float64[n] bps, means {member: float64[n] bps}."""
+
+    y: NDArray[np.float64]
+    means: Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model costs: one live update of it in ms (median), and minutes of all its fits. None with the reason in `reason`."""
+
+    live_ms: float | None
+    fit_minutes: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What the table is made of, besides the test rows.
+
+    past      out-of-fold rows by symbol; empty: no stack can be built
+    costs     by model
+    overall   the ensemble's weights by member where the regime is not asked: the ensemble without the HMM
+    bases     weights of (linear, hawkes) by model that nests them, by symbol: what its own forecast would be without it
+    """
+
+    past: Mapping[str, OutOfFold]
+    costs: Mapping[str, Cost]
+    overall: Mapping[str, float]
+    bases: Mapping[str, Mapping[str, tuple[float, float]]]
+
+
+NOTHING = Stack({}, {}, {}, {})
+
+
+def reads(kind: str) -> set[str]:
+    """Every model that a kind reads, directly or through others."""
+    below = set(model_class(kind).needs)
+    return below.union(*(reads(need) for need in below)) if below else set()
+
+
+def without(kind: str, members: Sequence[str]) -> list[str]:
+    """The stack without `kind`: members that are not it and do not read it."""
+    return [m for m in members if m != kind and kind not in reads(m)]
+
+
+def blend_weights(past: Mapping[str, OutOfFold], members: Sequence[str]) -> NDArray[np.float64]:
+    """Least-squares weights of 0 or more, float64[len(members)] (Lawson and Hanson 1974, as scipy has it). O(n B^2)."""
+    from scipy.optimize import nnls
+
+    if not members:
+        return np.zeros(0)
+    scale = {symbol: float(np.sqrt(np.mean(rows.y**2))) or 1.0 for symbol, rows in past.items()}
+    x = np.concatenate([np.column_stack([rows.means[m] for m in members]) / scale[s] for s, rows in past.items()])
+    return nnls(x, np.concatenate([rows.y / scale[s] for s, rows in past.items()]))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """A stack on test rows: its mean and the chance of up given a move."""
+
+    mean: NDArray[np.float64]
+    up: NDArray[np.float64]
+
+
+def _say(part: Evaluated, past: OutOfFold, members: Sequence[str], weights: NDArray[np.float64], rows: NDArray[np.bool_]) -> _Said:
+    """One logit of the sign on the blend, fitted on the symbol's out-of-fold moves, gives its direction."""
+    mean, before = np.zeros(int(rows.sum())), np.zeros(len(past.y))
+    for member, weight in zip(members, weights, strict=True):
+        mean = mean + weight * _mean(part.forecasts[member])[rows]
+        before = before + weight * past.means[member]
+    return _Said(mean, _chance(past.y, before, mean))
+
+
+def _chance(y: NDArray[np.float64], before: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.special import expit
+
+    moved = y != 0
+    intercept, slope = scores.fit_logit(y[moved] > 0, before[moved])
+    return expit(intercept + slope * mean) if np.isfinite(slope) else np.full(len(mean), 0.5)
+
+
+def _mean(forecast: Forecast) -> NDArray[np.float64]:
+    assert forecast.mean_bps is not None
+    return forecast.mean_bps
+
+
+def marginal(data: Sequence[Evaluated], blocks: Blocks, stack: Stack = NOTHING) -> dict[str, dict[str, dict[str, Any]]]:
+    """The table by symbol and model of STACK: gains with intervals, the verdict in words, ms live and minutes of fit.
+
+    Weights and logits come from `stack.past` alone; test rows are those where every member speaks, the same for all. O(rows members).
+    """
+    absent = {d.symbol: {model: _row(stack, model, "the out-of-fold rows of the stack were not given") for model in STACK} for d in data}
+    if not stack.past:
+        return absent
+    members = [m for m in MEANS if all(m in d.forecasts for d in data)]
+    out: dict[str, dict[str, dict[str, Any]]] = {}
+    for part in data:
+        past, rows = stack.past[part.symbol], part.ready(members)
+        out[part.symbol] = {}
+        for model in STACK:
+            if model not in part.forecasts:
+                out[part.symbol][model] = _row(stack, model, "not part of this run")
+            elif not rows.any() or not part.y[rows].any() or not len(past.y):
+                out[part.symbol][model] = _row(stack, model, "no row that moved on which the whole stack speaks")
+            elif model == "hmm":
+                out[part.symbol][model] = _of_regimes(part, past, blocks, stack)
+            else:
+                others = without(model, members)
+                kept = [m for m in members if m in others or m == model]
+                full = _say(part, past, kept, blend_weights(stack.past, kept), rows)
+                less = _say(part, past, others, blend_weights(stack.past, others), rows)
+                row = _compared(part, blocks, rows, full, less)
+                row["over"] = others
+                row["over_base"] = _over_base(part, model, blocks, stack)
+                out[part.symbol][model] = _finished(row, stack, model)
+    return out
+
+
+def _row(stack: Stack, model: str, reason: str) -> dict[str, Any]:
+    nothing = Estimate.absent(reason).as_json()
+    untested = {"t": None, "p_value": None, "blocks": 0, "reason": reason}
+    row = {"over": [], "rows": 0, "r2_gain": nothing, "direction_gain": nothing, "dm_60s": untested, "over_base": nothing}
+    return _finished(row, stack, model)
+
+
+def _of_regimes(part: Evaluated, past: OutOfFold, blocks: Blocks, stack: Stack) -> dict[str, Any]:
+    """With the HMM the ensemble as it stands, without it the ensemble's overall row; one logit for both."""
+    ensemble = part.forecasts.get("ensemble")
+    if ensemble is None or not stack.overall:
+        return _row(stack, "hmm", "the ensemble, which alone reads regimes, is not part of this run")
+    members = list(stack.overall)
+    rows = part.ready([*members, "ensemble"])
+    if not part.y[rows].any():
+        return _row(stack, "hmm", "no row that moved on which the whole stack speaks")
+    mean, before = np.zeros(int(rows.sum())), np.zeros(len(past.y))
+    for member, weight in stack.overall.items():
+        mean, before = mean + weight * _mean(part.forecasts[member])[rows], before + weight * past.means[member]
+    gated = _mean(ensemble)[rows]
+    row = _compared(
+        part, blocks, rows, _Said(gated, _chance(past.y, before, gated)), _Said(mean, _chance(past.y, before, mean))
+    )  # fmt: skip
+    return _finished(row | {"over": members, "over_base": Estimate.absent("does not nest a base").as_json()}, stack, "hmm")
+
+
+def _compared(part: Evaluated, blocks: Blocks, rows: NDArray[np.bool_], full: _Said, less: _Said) -> dict[str, Any]:
+    as_of, y = part.as_of[rows], part.y[rows]
+    rival, loss = scores.r2_terms(y, less.mean), scores.r2_terms(y, full.mean)
+    ones = np.ones(len(y))
+    direction = [scores.log_loss_direction_terms(y, np.column_stack([1 - said.up, np.zeros(len(y)), said.up])) for said in (less, full)]
+    return {
+        "rows": len(y),
+        "r2_gain": _gain(blocks, as_of, rival, loss).as_json(),
+        "direction_gain": _gain(blocks, as_of, *direction).as_json(),
+        "dm_60s": diebold_mariano(as_of, Terms(rival.numerator, ones), Terms(loss.numerator, ones)).as_json(),
+    }
+
+
+def _gain(blocks: Blocks, as_of: NDArray[np.int64], rival: Terms, loss: Terms) -> Estimate:
+    # Two sums of the same products differ in their last bits: what is below 1e-9 of the loss is not a difference.
+    saved = rival.numerator - loss.numerator
+    if float(np.abs(saved).sum()) <= 1e-9 * float(np.abs(rival.numerator).sum()):
+        return Estimate(0.0, 0.0, 0.0)
+    return blocks.ratio(as_of, Terms(saved, loss.denominator))
+
+
+def _over_base(part: Evaluated, model: str, blocks: Blocks, stack: Stack) -> dict[str, Any]:
+    """R2 gain of a model that nests linear and Hawkes over the base that it adds to, with the weights of its own fit."""
+    weights = stack.bases.get(model, {}).get(part.symbol)
+    if weights is None:
+        return Estimate.absent("does not nest a base, or its fit does not say which").as_json()
+    rows = part.ready(["linear", "hawkes", model])
+    y = part.y[rows]
+    if not y.any():
+        return Estimate.absent("no row that moved on which both speak").as_json()
+    linear, hawkes, own = (_mean(part.forecasts[m])[rows] for m in ("linear", "hawkes", model))
+    base = weights[0] * linear + weights[1] * hawkes
+    return _gain(blocks, part.as_of[rows], scores.r2_terms(y, base), scores.r2_terms(y, own)).as_json()
+
+
+def _finished(row: dict[str, Any], stack: Stack, model: str) -> dict[str, Any]:
+    cost = stack.costs.get(model, Cost(None, None, "its cost was not given"))
+    out = {**row, "live_ms": cost.live_ms, "fit_minutes": cost.fit_minutes, "text": verdict(row)}
+    return out if cost.reason is None else {**out, "cost_reason": cost.reason}
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """What a row says, in words: "adds: gain in [lo, hi]", "adds nothing that shows: ..." or "takes away: ...", of R2 and of direction.
+
+    A model adds where the lower end of one gain is above 0 and the upper end of the other is not below it.
+    """
+    gains = [("R2", row["r2_gain"]), ("direction", row["direction_gain"])]
+    if row["r2_gain"]["value"] is None:
+        return str(row["r2_gain"]["reason"])
+    said = "; ".join(
+        f"{name} gain in [{g['lo']:+.4f}, {g['hi']:+.4f}]" if g["lo"] is not None else f"{name} gain {g['value'] or 0:+.4f}, {g['reason']}"
+        for name, g in gains
+    )
+    known = [g for _, g in gains if g["lo"] is not None]
+    if known and all(g["lo"] == g["hi"] == 0 for g in known):
+        return f"adds nothing, the stack says the same without it: {said}"
+    if not known:
+        return f"cannot be told: {said}"
+    if any(g["hi"] < 0 for g in known):
+        return f"takes away: {said}"
+    if any(g["lo"] > 0 for g in known):
+        return f"adds: {said}"
+    return f"adds nothing that shows: {said}"
