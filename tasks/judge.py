@@ -20,6 +20,7 @@ from cift_models.evaluation.planted import planted_against_found, regime_rows
 from cift_models.evaluation.report import Kernels, LeadLag, Regimes, drawings, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
 from cift_models.evaluation.sign_check import on_random_signs
+from cift_models.evaluation.trials import trials_of
 from cift_models.files import canonical_json
 from cift_models.instruments import CALENDARS
 from cift_models.models import model_class
@@ -29,10 +30,12 @@ from cift_models.models.protocol import Outputs, Panel
 from cift_models.signals import SignalRule
 from cift_models.splits import PURGE_NS, STOP, TEST, training_rows
 from cift_models.stacking import HEAD_BLOCKS, head_blocks, told
+from tasks.code import code_sha256
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
 from tasks.fit import Fits, load_outputs
 from tasks.ingest import hidden_paths
 from tasks.step import Room, StepRef, seconds, step
+from tasks.trials import keep_trials, known_trials, tested_on
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
@@ -171,8 +174,12 @@ def judge(
         facts = {kind: report["facts"] for kind, report in reports.items()}
         costs = _costs(fits, live_ms(pipeline, sessions[0].panel, sessions[0].decided))
         stack = stack_of(plan["kinds"], dataset, built, fits, facts, costs)
-        judged = metrics.build(rows, on_random_signs=signed, stack=stack)
+        own = trials_of(
+            rows, {kind: by_fold["final"].key.rsplit("/", 1)[-1] for kind, by_fold in fits.items()}, code_sha256(), tested_on(dataset)
+        )
+        judged = metrics.build(rows, on_random_signs=signed, stack=stack, own=own, earlier=known_trials())
         metrics.validate(judged)
+        keep_trials(own)
         (room.out / "metrics.json").write_bytes(canonical_json(judged))
         room.progress("report", 0.8)
         found = []

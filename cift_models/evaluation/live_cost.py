@@ -21,7 +21,7 @@ def live_ms(pipeline: Pipeline, panel: Panel, decided: Decisions, instants: int 
     Models are fed from the session's start, so that their memory is full; what they read is what the batch decided (the same bits). Empty
     where under FEWEST instants are valid. One pass over the session's beginning, O(instants). Not deterministic: it is a time.
     """
-    whole = panel.valid.all(axis=1)
+    whole = np.asarray(panel.valid).all(axis=1)
     good = np.flatnonzero(whole)[:instants]
     if len(good) < FEWEST:
         return {}

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from cift_models import scores
 from cift_models.errors import DataError, SchemaMismatch
 from cift_models.evaluation import backtest, calibration
+from cift_models.evaluation.deflated_sharpe import deflated_sharpe
 from cift_models.evaluation.durability import concentration, half_life_ms
 from cift_models.evaluation.evaluated import Evaluated, Forecast
 from cift_models.evaluation.leak_alarms import leak_alarms
@@ -28,6 +29,7 @@ from cift_models.evaluation.significance import (
     holm,
     standard_error,
 )
+from cift_models.evaluation.trials import Trial, Trials, trials_of
 from cift_models.models import REGISTRY
 from cift_models.scores import Terms
 
@@ -286,6 +288,8 @@ def build(
     *,
     on_random_signs: Sequence[Evaluated] = (),
     stack: Stack = NOTHING,
+    own: Sequence[Trial] = (),
+    earlier: Trials = Trials(),
     reference: str = "linear",
     seed: int = 0,
     draws: int = DRAWS,
@@ -294,6 +298,7 @@ def build(
 
     on_random_signs   passed on to leak_alarms
     stack             what the table of marginal values is made of; without it that table is null
+    own, earlier      the run's own trials (made here where none are given) and those whose test score was seen before
 
     Deterministic in (data, seed, draws). 13 models x 3 symbols x 6,660 rows: 15 s on one core.
     """
@@ -309,6 +314,9 @@ def build(
     speaking = {d.symbol: [m for m, f in d.forecasts.items() if f.ready.any() and not (f.mean_bps is None and f.p is None)] for d in data}
     common = {d.symbol: d.ready(speaking[d.symbol]) for d in data}
     by_symbol = {d.symbol: table(d) for d in data}
+    own = own or trials_of(data)
+    trials = earlier.add(*own)
+    deflated = {(t.symbol, t.model): deflated_sharpe(t, trials).as_json() for t in own}
     return {
         "schema": SCHEMA,
         "settings": {
@@ -333,7 +341,13 @@ def build(
         },
         "marginal": marginal(data, blocks, stack),
         "calibration": _calibration(data, by_symbol, seed),
-        "economics": {d.symbol: {m: economics(d, m, blocks) for m in d.forecasts} for d in data},
+        "economics": {
+            d.symbol: {
+                m: economics(d, m, blocks) | ({"deflated_sharpe": deflated[d.symbol, m]} if (d.symbol, m) in deflated else {})
+                for m in d.forecasts
+            }
+            for d in data
+        },
         "alarms": [alarm.as_json() for alarm in leak_alarms(data, on_random_signs=on_random_signs, reference=reference)],
     }
 
