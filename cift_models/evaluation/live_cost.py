@@ -21,11 +21,10 @@ def live_ms(pipeline: Pipeline, panel: Panel, decided: Decisions, instants: int 
     Models are fed from the session's start, so that their memory is full; what they read is what the batch decided (the same bits). Empty
     where under FEWEST instants are valid. One pass over the session's beginning, O(instants). Not deterministic: it is a time.
     """
-    whole = np.asarray(panel.valid).all(axis=1)
-    good = np.flatnonzero(whole)[:instants]
+    good = np.flatnonzero(panel.valid.all(axis=1))[:instants]
     if len(good) < FEWEST:
         return {}
-    out = {}
+    out, timed = {}, frozenset(good.tolist())
     for kind, model in pipeline.models.items():
         state, spent = model.start(), []
         for t in range(int(good[-1]) + 1):
@@ -35,7 +34,7 @@ def live_ms(pipeline: Pipeline, panel: Panel, decided: Decisions, instants: int 
             step = Step(at.as_of, at.session, at.x, at.valid, at.why, at.events, base, ready)
             began = time.perf_counter()
             state, _ = model.update(state, step)
-            if whole[t]:
+            if t in timed:
                 spent.append(time.perf_counter() - began)
         out[kind] = 1e3 * float(np.median(spent))
     return out
