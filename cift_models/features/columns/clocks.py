@@ -62,7 +62,7 @@ class TimeClock:
         _check_positive("width_ns", self.width_ns)
 
     def start(self) -> State:
-        return {"clock": np.array([NEVER, NEVER], np.int64)}
+        return {"clock": np.array([NEVER, NEVER, 0], np.int64)}
 
     def ends(self, state: State, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         _check_order(state["clock"], chunk)
@@ -83,7 +83,7 @@ class TickClock:
         _check_positive("trades", self.trades)
 
     def start(self) -> State:
-        return {"clock": np.array([0, NEVER], np.int64)}
+        return {"clock": np.array([0, NEVER, 0], np.int64)}
 
     def ends(self, state: State, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         _check_order(state["clock"], chunk)
@@ -106,7 +106,7 @@ class VolumeClock:
         _check_positive("lots", self.lots)
 
     def start(self) -> State:
-        return {"clock": np.array([0, NEVER], np.int64)}
+        return {"clock": np.array([0, NEVER, 0], np.int64)}
 
     def ends(self, state: State, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         _check_order(state["clock"], chunk)
@@ -123,7 +123,7 @@ def _check_positive(name: str, value: int) -> None:
 
 
 def _check_order(memory: NDArray[np.int64], chunk: Chunk) -> None:
-    """Raise DataError at the first row that goes back in time; remember the last one. `memory` is [of the clock, last ts]."""
+    """Raise DataError at the first row that goes back in time; remember the last one. `memory` is [the clock's own, last ts, rows]."""
     ts = chunk.ts
     if not len(ts):
         return
@@ -131,11 +131,12 @@ def _check_order(memory: NDArray[np.int64], chunk: Chunk) -> None:
         row = 0 if ts[0] < memory[1] else int(np.argmax(ts[1:] < ts[:-1])) + 1
         before = memory[1] if row == 0 else ts[row - 1]
         raise DataError(
-            f"Row {row:,} of the chunk goes back in time ({ts[row]} after {before}). Expected times that never fall within a symbol.",
+            f"Row {memory[2] + row:,} goes back in time ({ts[row]} after {before}). Expected times that never fall within a symbol.",
             hint="Sort the source by time and sequence, and give chunks in their order.",
-            row=row,
+            row=int(memory[2]) + row,
         )
     memory[1] = ts[-1]
+    memory[2] += len(ts)
 
 
 def _cut(search, chunk: Chunk, room: int, *args) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
