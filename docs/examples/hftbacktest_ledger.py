@@ -32,19 +32,18 @@ ANSWER_NS = 1
 
 def depth_events(quotes: Quotes) -> np.ndarray:
     """The touch as depth changes: the price that is left is emptied (size 0), then the new one is set; bid and ask of a row at one time."""
-    rows = []
+    parts, row = [], []
     for side, px, sz in ((BUY_EVENT, quotes.bid_px, quotes.bid_sz), (SELL_EVENT, quotes.ask_px, quotes.ask_sz)):
         left = np.flatnonzero(px[1:] != px[:-1]) + 1
-        for order_in_row, at, price, size in ((0, left, px[left - 1], np.zeros(len(left))), (1, np.arange(len(px)), px, sz)):
+        for at, price, size in ((left, px[left - 1], np.zeros(len(left))), (np.arange(len(px)), px, sz)):
             part = np.zeros(len(at), event_dtype)
             part["ev"] = DEPTH_EVENT | EXCH_EVENT | LOCAL_EVENT | side
             part["exch_ts"] = part["local_ts"] = quotes.ts[at]
-            part["px"], part["qty"], part["ival"] = price, size, order_in_row
-            rows.append(part)
-    events = np.concatenate(rows)
-    events = events[np.lexsort((events["ival"], events["exch_ts"]))]
-    events["ival"] = 0
-    return events
+            part["px"], part["qty"] = price, size
+            parts.append(part)
+            row.append(at)
+    # By row, not by time: rows of one nanosecond stay apart, and within a row a price is left before the next is set.
+    return np.concatenate(parts)[np.argsort(np.concatenate(row), kind="stable")]
 
 
 def run(forecasts: Forecasts, quotes: Quotes, tick: float, threshold_bps: float, delay_ns: int) -> list[dict]:

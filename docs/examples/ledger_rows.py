@@ -33,13 +33,16 @@ def read_forecasts(path: Path, symbol: str, model: str) -> Forecasts:
     """Ready rows of the ledger that `cift train` wrote (ledger.parquet beside metrics.json)."""
     rows = pq.read_table(path, columns=["symbol", "model", "ready", "as_of", "available_at", "mean_bps"])
     wanted = pc.and_(pc.and_(pc.equal(rows["symbol"], symbol), pc.equal(rows["model"], model)), rows["ready"])
-    rows = rows.filter(wanted).sort_by("available_at")
-    return Forecasts(*(rows[name].to_numpy() for name in Forecasts._fields))
+    rows = rows.filter(wanted)
+    order_of = np.argsort(rows["available_at"].to_numpy(), kind="stable")
+    return Forecasts(*(rows[name].to_numpy()[order_of] for name in Forecasts._fields))
 
 
 def read_quotes(path: Path) -> Quotes:
-    rows = pq.read_table(path, columns=list(Quotes._fields)).sort_by("ts")
-    return Quotes(*(rows[name].to_numpy() for name in Quotes._fields))
+    """Rows of one time keep their order: the last of them stands."""
+    rows = pq.read_table(path, columns=list(Quotes._fields))
+    order_of = np.argsort(rows["ts"].to_numpy(), kind="stable")
+    return Quotes(*(rows[name].to_numpy()[order_of] for name in Quotes._fields))
 
 
 def order(position: int, mean_bps: float, half_spread_bps: float, threshold_bps: float) -> int:

@@ -23,10 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not PYTHON.exists(), reason="
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """Ten minutes of quotes that jump at odd times, and forecasts that know a little, 3 ms late; every seventh is not ready."""
+    """Ten minutes of quotes at odd times, some twice in a nanosecond, and forecasts that come 3 ms late; every seventh is not ready."""
     folder = tmp_path_factory.mktemp("ledger")
     rng = np.random.default_rng(0)
     ts = START + np.cumsum(rng.integers(5_000_000, 400_000_000, 3600)) // 2 * 2 + 1
+    ts[1::5] = ts[0::5][: len(ts[1::5])]  # some rows share their nanosecond: the last one stands
     bid = 10_000 + np.cumsum(rng.integers(-2, 3, len(ts)))
     ask = bid + rng.integers(1, 4, len(ts))
     quotes = {
