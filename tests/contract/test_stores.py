@@ -712,6 +712,19 @@ def test_a_correction_in_mid_session_counts_from_when_it_came(store: FeatureStor
     assert (again.x == panel.x[3, 0] + np.array([[0.0], [1.0], [1.0]])).all()
 
 
+def test_rows_that_came_in_another_order_count_by_their_instants(store: FeatureStore, clock: Clock) -> None:
+    """The third row came behind the fourth: when it came, the fourth stays the last."""
+    panel = toy_panel(steps=10)
+    clock.now = panel.open
+    late_s = np.array([0, 0, 4, 1, *[50] * 6])
+    kept(store, panel, available_at=panel.as_of + late_s * SECOND)
+    a, b, c, d = panel.as_of[:4].tolist()
+    # Falling: a search that holds the times to be sorted meets the late one first.
+    found = joined(store, panel, [panel.close, c + 4 * SECOND, d + SECOND, d + SECOND - 1, c, a, a - 1])
+    assert found.as_of.tolist() == [d, d, d, b, b, a, 0] and found.found.tolist() == [True] * 6 + [False]
+    assert found.age_ns.tolist() == [6 * SECOND, 3 * SECOND, SECOND, 3 * SECOND - 1, SECOND, 0, NO_AGE]
+
+
 def test_the_same_rows_keep_when_they_were_first_known(store: FeatureStore, clock: Clock) -> None:
     panel = toy_panel(steps=5)
     written = []
@@ -797,7 +810,7 @@ def asked_stores(draw: st.DrawFn, n_symbols: int, n_features: int) -> Question:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     sessions, open_ = [], 1_000
     for day in range(draw(st.integers(1, 3))):
-        close = open_ + draw(st.integers(4, 30))
+        close = open_ + draw(st.integers(8, 40))
         sessions.append(Session(20240101 + day, open_, close))
         open_ = close + draw(st.integers(0, 5))
     versions = []
@@ -805,12 +818,12 @@ def asked_stores(draw: st.DrawFn, n_symbols: int, n_features: int) -> Question:
         versions.append([])
         for _ in range(3):
             times = np.arange(session.open + 1, session.close + 1)
-            as_of = np.sort(rng.choice(times, int(rng.integers(0, min(5, len(times)) + 1)), replace=False)).astype(np.int64)
+            as_of = np.sort(rng.choice(times, int(rng.integers(0, min(8, len(times)) + 1)), replace=False)).astype(np.int64)
             n = len(as_of)
             shape = (n, n_symbols)
             versions[-1].append(
                 FeatureArrays(
-                    as_of, as_of + rng.integers(0, draw(st.sampled_from([1, 4, 12])), n), np.sort(rng.integers(0, 9, n + 1)),
+                    as_of, as_of + rng.integers(0, draw(st.sampled_from([1, 6, 25])), n), np.sort(rng.integers(0, 9, n + 1)),
                     rng.normal(size=(*shape, n_features)), rng.random(shape) < 0.7, rng.integers(0, 5, shape).astype(np.int8),
                 )
             )  # fmt: skip
@@ -821,7 +834,7 @@ def asked_stores(draw: st.DrawFn, n_symbols: int, n_features: int) -> Question:
     n = draw(st.integers(0, 25))
     at = rng.integers(990, open_ + 5, n)
     symbols = draw(st.sampled_from(["S0", [f"S{s}" for s in rng.integers(0, n_symbols, n)]]))
-    known_at = draw(st.sampled_from([None, int(rng.integers(990, clock + 5)), rng.integers(990, clock + 5, n)]))
+    known_at = draw(st.sampled_from([None, clock, int(rng.integers(990, clock + 5)), rng.integers(990, clock + 5, n)]))
     return Question(sessions, versions, writes, at, symbols, known_at)
 
 
