@@ -19,8 +19,8 @@ PERFECT = 2000
 BINS = 10
 
 
-def slope(as_of: NDArray[np.int64], y: NDArray[np.float64], p: NDArray[np.float64], blocks: Blocks) -> Estimate:
-    """Calibration slope (scores.calibration_slope) with its 95 % block interval; a model is calibrated if that contains 1.
+def slope(as_of: NDArray[np.int64], y: NDArray[np.float64], p: NDArray[np.float64], blocks: Blocks, level: float = 0.95) -> Estimate:
+    """Calibration slope (scores.calibration_slope) with its block interval; a model is calibrated if that contains 1.
 
     Each block draw takes one Newton step from the fitted logit, with the draw's score and Hessian: to first order the refitted slope.
     """
@@ -35,7 +35,7 @@ def slope(as_of: NDArray[np.int64], y: NDArray[np.float64], p: NDArray[np.float6
     chance = 0.5 * (1 + np.tanh(0.5 * (fit.intercept + fit.slope * z)))
     left, weight = up - chance, chance * (1 - chance)
     terms = np.column_stack([left, left * z, weight, weight * z, weight * z * z])
-    return blocks.interval(blocks.sums(as_of[moved], terms), slope_statistic(fit.slope))
+    return blocks.interval(blocks.sums(as_of[moved], terms), slope_statistic(fit.slope), level)
 
 
 @dataclass(frozen=True, slots=True)
