@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from typing import Any
 
@@ -40,11 +40,8 @@ def audit_range(symbols: list[str], start: date, end: date, cuts: int, seed: int
     first, last = (int(f"{day:%Y%m%d}") for day in (start, end))
     for session in ticks.sessions(universe.symbols, first, last):
         events = ticks.events(universe, session)
-        subjects = [audited.features(universe, features, session, as_known(ticks, universe, session))]
-        subjects += [audited.targets(universe, features.clock_ns, session, latency_ns=latency) for latency in LATENCIES_NS]
-        if pipeline:
-            subjects.append(audited.models(pipeline, session))
-        found = [_audit(subject, events, universe, session, cuts, seed) for subject in subjects]
+        known = as_known(ticks, universe, session)
+        found = audit_session(universe, features, session, events, cuts, seed, pipeline=pipeline, known=known)
         yield {
             "day": session.day,
             "open": session.open,
@@ -54,6 +51,25 @@ def audit_range(symbols: list[str], start: date, end: date, cuts: int, seed: int
             "audits": [one.as_json() for one in found],
             "clean": all(one.clean for one in found),
         }
+
+
+def audit_session(
+    universe: Universe,
+    features: FeatureSet,
+    session: Session,
+    events: Events,
+    cuts: int,
+    seed: int,
+    *,
+    pipeline: Pipeline | None = None,
+    known: Callable[[int], Events] | None = None,
+) -> list[Audit]:
+    """Audit features and labels of one session; the models of a pipeline, and what the store knew when (`known`), where they are given."""
+    subjects = [audited.features(universe, features, session, known)]
+    subjects += [audited.targets(universe, features.clock_ns, session, latency_ns=latency) for latency in LATENCIES_NS]
+    if pipeline:
+        subjects.append(audited.models(pipeline, session))
+    return [_audit(subject, events, universe, session, cuts, seed) for subject in subjects]
 
 
 def _audit(subject: Subject, events: Events, universe: Universe, session: Session, cuts: int, seed: int) -> Audit:

@@ -3,6 +3,7 @@
     $CIFT_HOME/releases/<sha256 of manifest.json>/   written by cift_models.release, never changed
     $CIFT_HOME/served.json                           {release, sequence, history}: the champion
     $CIFT_HOME/challenger.json                       {release}: what was trained last
+    $CIFT_HOME/verdicts/<sha256>.json                the card of a release's last verdict
 
 Writers hold a lock and rename; readers read one whole file. A release is named by 64 hex digits.
 """
@@ -17,12 +18,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cift_models.errors import Conflict, InputError, NotStored, ReleaseError, StoreError
+from cift_models.evaluation.card import Card
 from cift_models.files import canonical_json, sha256_file, write_atomic
 from cift_models.refs import ReleaseRef, Sha256
 from cift_models.stores.lake import locked
 
 SERVED = "served.json"
 CHALLENGER = "challenger.json"
+VERDICTS = "verdicts"
 SHORTEST = 6
 """Digits of a release's name that may stand for it, if no other begins so."""
 
@@ -128,6 +131,46 @@ class Releases:
             self.directory(release)
             return self._move(self._current(expected_sequence), release, note)
 
+    def set_verdict(self, card: Card) -> None:
+        """Keep the card of a release; the one before it is gone. Raises as `directory` does, InputError for a card of no release."""
+        name = card.challenger.release
+        if name is None:
+            raise InputError(f"The verdict on {card.challenger.model} is of no release.", hint="Judge a release.")
+        self.directory(name)
+        write_atomic(self.home / VERDICTS / f"{name}.json", card.to_bytes())
+
+    def verdict(self, release: str) -> Card | None:
+        """The last verdict on a release; None where it was never judged. Raises StoreError for a damaged card."""
+        try:
+            card = Card.from_bytes((self.home / VERDICTS / f"{release}.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        if card.challenger.release != release:
+            raise StoreError(f"The verdict on {release[:12]} is that of another release.", hint="Judge it again: `cift gate`.")
+        return card
+
+    def promote(self, expected_sequence: int, card: Card, note: str) -> Served:
+        """Serve what a card promotes, if it was judged against what is served now, and nothing has moved since `expected_sequence`.
+
+        The rival is compared under the lock: a verdict against what was served before says nothing of what is served now, so of two
+        challengers that both beat the champion the second to come must be judged against the first.
+        Raises ReleaseError for a card that holds, or that a certificate of size `test` promotes; Conflict where it was judged against
+        something else; and as `compare_and_set` does.
+        """
+        name = card.challenger.release
+        if name is None or card.verdict != "promoted" or card.failed or card.certificate is None or card.certificate.size != "full":
+            raise ReleaseError(f"The verdict does not promote it: {card.reasons[0]}.", hint='Read it (`cift gate`), or --force "why".')
+        with locked(self.root):
+            self.directory(name)
+            now = self._current(expected_sequence)
+            served = now.release if now else None
+            if card.champion.release != served:
+                raise Conflict(
+                    f"It was judged against {_short(card.champion.release)}; what is served now is {_short(served)}.",
+                    hint="Judge it again: `cift gate`.",
+                )
+            return self._move(now, name, note)
+
     def rollback(self, expected_sequence: int, release: str | None = None, note: str = "rolled back") -> Served:
         """Serve a release that was served before: the given one, or the last that is not served now.
 
@@ -177,3 +220,7 @@ class Releases:
     def _have(self) -> str:
         names = [ref.sha256[:12] for ref in self.all()]
         return f"There are {', '.join(names[-5:])}." if names else "Train one with `cift train`."
+
+
+def _short(release: str | None) -> str:
+    return release[:12] if release else "nothing"

@@ -322,7 +322,7 @@ def test_activity_is_held_even_where_linear_is_noise() -> None:
     """A forecast of nothing beats a forecast of noise, beyond doubt; it has no skill, and is held for it."""
     data = rows(0, "S0")
     loud = replace(data.forecasts["linear"], mean_bps=np.random.default_rng(5).normal(size=len(data)))
-    silent = replace(the_best(data), mean_bps=np.zeros(len(data)))
+    silent = replace(the_best(data), mean_bps=1e-3 * np.random.default_rng(6).normal(size=len(data)))
     card = verdict(contender({"S0": replace(data, forecasts={"linear": loud, "best": silent})}), None, evidence())
     assert (card.symbols["S0"].r2_gain.bound or 0) > 0.1, "the fixture: it beats linear"
     assert card.verdict == "held" and "better" in card.failed and "has no skill of its own over linear" in card.reasons[0]
