@@ -95,6 +95,12 @@ class PredictParameters(Parameters):
     _ends_after_it_starts = model_validator(mode="after")(_in_order)
 
 
+class GateParameters(Parameters):
+    """The release of a run."""
+
+    run: int | None = Field(default=None, ge=1, title="Run", description="Its number, as `cift status` says it. Empty: the last one.")
+
+
 class SeedParameters(Parameters):
     """A simulated market with known truth, stored like any other."""
 

@@ -1,4 +1,4 @@
-"""The whole DAG: features and labels, out-of-fold fits level by level, judgement, release."""
+"""The whole DAG: features and labels, out-of-fold fits level by level, judgement, release, verdict."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cift_models.stacking import folds, needed
 from flows.parameters import ModelParameters, TrainParameters
 from tasks.dataset import Dataset, build_session, select_data
 from tasks.fit import Assignment, Fits, fit
+from tasks.gate import gate, publish
 from tasks.ingest import find_truth
 from tasks.judge import assemble, fit_heads, judge
 from tasks.record import record_run
@@ -54,8 +55,10 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
     release = write_release(dataset, fits, heads, plan, judged)
     run = track(name, params.model_dump(mode="json"), dataset, built, fits, judged, release)
     version = register(release, run)
+    gated = gate(dataset, built, judged, release)
+    publish(gated, run["run_id"], version)
     steps = [*built.values(), heads, plan, judged]
-    return record_run(name, params.model_dump(mode="json"), dataset, steps, fits, judged, release, run, version)
+    return record_run(name, params.model_dump(mode="json"), dataset, steps, fits, judged, gated, release, run, version)
 
 
 def build(dataset: Dataset, again: bool = False) -> dict:

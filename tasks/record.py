@@ -23,18 +23,20 @@ def record_run(
     steps: Sequence[StepRef],
     fits: Fits,
     judged: StepRef,
+    gated: StepRef,
     release: ReleaseRef,
     run: dict[str, str],
     version: str,
 ) -> Run:
     """Write down what ran, so that `cift status`, `eval` and `clean` know it."""
-    keys = {ref.key for ref in steps} | {ref.key for by_fold in fits.values() for ref in by_fold.values()} | {judged.key}
+    keys = {ref.key for ref in steps} | {ref.key for by_fold in fits.values() for ref in by_fold.values()} | {judged.key, gated.key}
     return write_run(
         flow=flow,
         params=params,
         symbols=list(dataset.get_universe().symbols),
         days=dataset.days,
         judged=judged.key,
+        gated=gated.key,
         release=release.sha256,
         mlflow_run=run["run_id"],
         version=version,

@@ -123,20 +123,25 @@ def champion_alias() -> str | None:
 
 
 def promote(name: str, force: str | None) -> Served:
-    """Serve a release: compare-and-set, then the alias. Without a promoted verdict it needs a reason, which is recorded as forced.
+    """Serve a release that its verdict promotes: compare-and-set, then the alias. With a reason it is served whatever the verdict, and
+    recorded as forced.
 
-    Raises ReleaseError without a reason, Conflict where what is served moved meanwhile.
+    Raises ReleaseError without a promoted verdict or a reason, Conflict where what is served moved since it was judged.
     """
     releases = Releases(get_settings().home)
     ref = releases.resolve(name)
     release.verify(releases.directory(ref))
-    if not force:
-        raise ReleaseError(
-            f"Release {ref[:12]} has no promoted verdict (this version judges, and has no gate yet).",
-            hint='Read its report, then: cift promote RELEASE --force "why".',
-        )
     now = releases.served()
-    served = releases.compare_and_set(now.sequence if now else 0, ref, f"forced: {force}")
+    sequence = now.sequence if now else 0
+    if force:
+        served = releases.compare_and_set(sequence, ref, f"forced: {force}")
+    else:
+        card = releases.verdict(ref)
+        if card is None:
+            raise ReleaseError(
+                f"Release {ref[:12]} has no verdict.", hint='`cift gate` judges it; or read its report, then --force "why".', release=ref
+            )
+        served = releases.promote(sequence, card, f"promoted: {card.first_reason}")
     move_alias(served)
     return served
 

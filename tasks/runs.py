@@ -16,11 +16,15 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cift_models.errors import Conflict, StoreError
+from cift_models.errors import Conflict, NotStored, StoreError
+from cift_models.evaluation.card import Card
 from cift_models.files import canonical_json, digest, write_atomic
 from cift_models.settings import get_settings
 from cift_models.stores.lake import locked
 from tasks.step import RECORD, StepRef
+
+CARD = "card.json"
+"""The gate's verdict, in the folder of its step."""
 
 GOING_ON = ".going-on"
 """Locked, shared, by every run that is going on; the lock dies with its process, however it dies."""
@@ -32,6 +36,7 @@ class Run(BaseModel):
     number     counts runs of this home from 1
     symbols    the universe, in order; days its sessions, yyyymmdd
     judged     key of the folder that holds metrics.json and report.html
+    gated      key of the folder that holds card.json, the gate's verdict; None for a run from before there was a gate
     steps      keys of every folder that the run made or reused, `judged` among them
     finished   UTC, ISO 8601
     """
@@ -44,6 +49,7 @@ class Run(BaseModel):
     symbols: list[str]
     days: list[int]
     judged: str
+    gated: str | None = None
     release: str
     mlflow_run: str
     version: str
@@ -74,6 +80,25 @@ def all_runs() -> tuple[Run, ...]:
     return tuple(found)
 
 
+def find_run(number: int | None = None) -> Run:
+    """A run by its number; the last one without. Raises NotStored where there is none."""
+    runs = all_runs()
+    if not runs:
+        raise NotStored(f"Nothing has been trained below {get_settings().home}.", hint="Begin with `cift train`, or `cift demo`.")
+    found = runs[-1] if number is None else next((run for run in runs if run.number == number), None)
+    if found is None:
+        raise NotStored(f"There is no run {number}.", hint=f"There are {runs[0].number} to {runs[-1].number}; `cift status` lists them.")
+    return found
+
+
+def judged_of(run: Run) -> StepRef:
+    """The folder with a run's metrics.json. Raises NotStored where it is no longer there."""
+    judged = judged_step(run)
+    if judged is None:
+        raise NotStored(f"The metrics of run {run.number} are not there any more.", hint="`cift clean` removed them; train again.")
+    return judged
+
+
 def judged_step(run: Run) -> StepRef | None:
     """The folder with a run's metrics.json; None where it is no longer there (`cift clean` removed it)."""
     try:
@@ -81,6 +106,14 @@ def judged_step(run: Run) -> StepRef | None:
     except OSError:
         return None
     return StepRef(key=run.judged, sha256=digest(record["files"]), facts=record["facts"])
+
+
+def read_card(gated: str) -> Card | None:
+    """The verdict in a run's folder; None where it is no longer there."""
+    try:
+        return Card.from_bytes((get_settings().home / gated / CARD).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

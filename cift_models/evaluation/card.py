@@ -126,6 +126,11 @@ class Card(_Strict):
         return self
 
     @property
+    def first_reason(self) -> str:
+        """What a line has room for."""
+        return next(iter(self.reasons))
+
+    @property
     def failed(self) -> tuple[str, ...]:
         """Clauses that hold it."""
         return tuple(name for name, kept in self.clauses.items() if not kept)

@@ -159,7 +159,7 @@ class Releases:
         """
         name = card.challenger.release
         if name is None or card.verdict != "promoted" or card.failed or card.certificate is None or card.certificate.size != "full":
-            raise ReleaseError(f"The verdict does not promote it: {card.reasons[0]}.", hint='Read it (`cift gate`), or --force "why".')
+            raise ReleaseError(f"The verdict does not promote it: {card.first_reason}.", hint='Read it (`cift gate`), or --force "why".')
         with locked(self.root):
             self.directory(name)
             now = self._current(expected_sequence)

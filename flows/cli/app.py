@@ -13,6 +13,7 @@ from flows.cli import (
     doctor,
     evaluate,
     feed,
+    gate,
     ingest,
     migrate,
     predict,
@@ -46,6 +47,7 @@ app.command("quality")(quality.quality)
 app.command("data-prep")(data_prep.data_prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("gate")(gate.gate)
 app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
 app.command("promote")(promote.promote)

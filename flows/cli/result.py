@@ -16,7 +16,7 @@ def show(run: Run) -> None:
 
     from cift_models.errors import NotStored
     from cift_models.evaluation.report import table_for_terminal
-    from tasks.runs import judged_step
+    from tasks.runs import judged_step, read_card
 
     # Where the output is not a terminal, a table of twelve columns is still a table.
     console = Console() if Console().is_terminal else Console(width=150)
@@ -42,6 +42,9 @@ def show(run: Run) -> None:
         console.print(f"[bold red]Leak alarm[/bold red] {alarm['symbol']} {alarm['model']}: {alarm['text']}")
     if not metrics["alarms"]:
         console.print("Leak alarms: silent.")
+    if run.gated and (card := read_card(run.gated)):
+        more = f" ({len(card.reasons) - 1} more reasons: cift gate {run.number})" if len(card.reasons) > 1 else ""
+        print(f"Gate:     {card.verdict}: {card.first_reason}{more}")
     print(f"Report:   {judged.directory / 'report.html'}")
     print(f"Metrics:  {judged.directory / 'metrics.json'}")
     print(f"Release:  {run.release}")

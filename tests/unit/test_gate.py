@@ -271,14 +271,21 @@ def test_an_undecided_calibration_holds() -> None:
 
 
 def test_chances_that_miss_though_their_slope_is_right_hold() -> None:
-    """Half of the rows too sure, half too shy: the slope averages to 1, the perfect models do not."""
+    """Every chance of up is .08 too high: the slope is 1, the perfect models are not like this."""
 
-    def mixed(d: Evaluated) -> Evaluated:
-        q = 0.5 + 0.35 * np.sign(np.sin(np.arange(len(d)))) * np.sign(np.sin(np.arange(len(d)) * 1.7))
+    def high(d: Evaluated) -> Evaluated:
+        q = np.clip(chances(mean(d))[:, 2] / 0.4 + 0.08, 0.01, 0.99)
         p = np.column_stack([0.4 * (1 - q), np.full(len(d), 0.6), 0.4 * q])
         return with_best(d, replace(the_best(d), p=p))
 
-    assert "calibration" in verdict(changed(mixed), None, evidence()).failed
+    card = verdict(changed(high, "S0"), None, evidence())
+    assert card.failed == ("calibration",) and "beyond perfect models" in card.reasons[0]
+    assert (card.symbols["S0"].slope.lo or 9) < 1 < (card.symbols["S0"].slope.hi or 0)
+
+
+def test_chances_that_are_too_sure_are_said_to_be() -> None:
+    challenger, given = too_sure(good())
+    assert "its chances on S0 are too sure: calibration slope in" in verdict(challenger, None, given).reasons[0]
 
 
 def test_under_thirty_blocks_nothing_is_known_and_nothing_promoted() -> None:
