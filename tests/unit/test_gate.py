@@ -295,6 +295,19 @@ def test_under_thirty_blocks_nothing_is_known_and_nothing_promoted() -> None:
     assert verdict(contender({"S0": rows(0, "S0", count=1860, b=1.0)}), None, evidence()).verdict == "promoted"
 
 
+def test_the_delay_at_which_the_value_is_gone_is_the_first_and_the_latency_must_be_below_it() -> None:
+    """At 100 ms the touch still moves with what was known, at 300 ms and 1 s it moves with nothing: a sine that no forecast knows."""
+
+    def later(d: Evaluated) -> Evaluated:
+        flat = 100 + 0.001 * np.sin(np.arange(len(d)) * 7.0)
+        more = {300_000_000: flat, SECOND: flat}
+        return replace(d, bid={**d.bid, **more}, ask={**d.ask, **{delay: px + 0.02 for delay, px in more.items()}})
+
+    card = verdict(changed(later), None, evidence(latency_ms=299.0))
+    assert card.verdict == "promoted" and card.symbols["S0"].gone_ms == 300.0
+    assert verdict(changed(later), None, evidence(latency_ms=301.0)).failed == ("latency",)
+
+
 def test_a_null_of_one_shift_is_none() -> None:
     one = verdict(good(), None, evidence()).symbols["S0"]
     assert gate._above_null(one) and not gate._above_null(one.model_copy(update={"shifts": 1}))
