@@ -201,6 +201,7 @@ def judge(
             kernels=excitation_kernels(pipeline),
             lead_lag=lead_lag(pipeline, facts),
             curves={kind: report["curves"] for kind, report in reports.items() if report["curves"]},
+            calendar=calendar,
         )
         (room.out / "report.html").write_text(page, encoding="utf-8")
         (room.out / "plots").mkdir()

@@ -237,6 +237,34 @@ def by_half_hour(data: Evaluated, model: str, zone: str = "UTC") -> tuple[list[s
     return labels, np.array(values), np.array(errors)
 
 
+def by_regime(
+    data: Evaluated, model: str, as_of: NDArray[np.int64], p: NDArray[np.float64], names: Sequence[str]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """R2 by the likeliest filtered regime, on the rows that have one: (labels "name, n rows", value[k], standard error[k] of 60-s blocks).
+
+    as_of int64[m] rising and p float64[m, K] are what the HMM said at each instant, of its past only. Shown, never gated.
+    """
+    forecast = data.forecasts[model]
+    if forecast.mean_bps is None or not len(as_of):
+        return [], np.zeros(0), np.zeros(0)
+    at = np.minimum(np.searchsorted(as_of, data.as_of), len(as_of) - 1)
+    known = (as_of[at] == data.as_of) & (p[at].sum(axis=1) > 0) & forecast.ready
+    state = p[at].argmax(axis=1)
+    labels, values, errors = [], [], []
+    for k, name in enumerate(names):
+        rows = known & (state == k)
+        if not data.y[rows].any():
+            continue
+        blocks = Blocks([data.as_of[rows]], draws=1)
+        sums = blocks.sums(data.as_of[rows], np.column_stack(scores.r2_terms(data.y[rows], forecast.mean_bps[rows])))
+        # Two states can have one name ("quiet"): their number tells them apart.
+        told = f"{name} {k + 1}" if list(names).count(name) > 1 else name
+        labels.append(f"{told}, {int(rows.sum()):,} rows")
+        values.append(scores.r2(data.y[rows], forecast.mean_bps[rows]))
+        errors.append(standard_error(sums, lambda s: 1 - s[..., 0] / s[..., 1]))
+    return labels, np.array(values), np.array(errors)
+
+
 def economics(data: Evaluated, model: str, blocks: Blocks) -> dict[str, Any]:
     """Timing value by delay and its shifted-signal null; sizes at the touch; net P&L by delay and without drift; the threshold."""
     forecast = data.forecasts[model]

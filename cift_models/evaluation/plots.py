@@ -124,8 +124,13 @@ def reliability_curve(name: str, curves: Mapping[str, Reliability]) -> str:
     return drawing(name, draw, SQUARE)
 
 
-def r2_by_time(name: str, labels: Sequence[str], series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:
-    """R2 by stretch of the day: {model: (value[k], standard error[k])}; whiskers are 1.96 standard errors, for the eye."""
+def r2_by_part(
+    name: str,
+    labels: Sequence[str],
+    series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    size: tuple[float, float] = WIDE,
+) -> str:
+    """R2 by stretch of the day, or by regime: {model: (value[k], standard error[k])}; whiskers are 1.96 standard errors, for the eye."""
 
     def draw(axes: Axes) -> None:
         places = np.arange(len(labels))
@@ -137,10 +142,11 @@ def r2_by_time(name: str, labels: Sequence[str], series: Mapping[str, tuple[NDAr
         every = max(1, len(labels) // 9)
         axes.set_xticks(places[::every], list(labels[::every]))
         axes.set_ylabel("R², %")
+        axes.set_xlim(-0.6, len(labels) - 0.4)
         _legend(axes)
         _no_grid(axes, "x")
 
-    return drawing(name, draw)
+    return drawing(name, draw, size)
 
 
 def delay_decay(name: str, series: Mapping[str, Sequence[tuple[float, float, float | None, float | None]]]) -> str:
@@ -162,12 +168,37 @@ def delay_decay(name: str, series: Mapping[str, Sequence[tuple[float, float, flo
                 linewidth=0,
             )
         axes.axhline(0, color=INK, linewidth=0.8)
-        axes.set_xticks(range(len(delays)), ["none" if d == 0 else f"{d:g} ms" if d < 1000 else f"{d / 1000:g} s" for d in delays])
+        axes.set_xticks(range(len(delays)), [_delay(d) for d in delays])
         axes.set_xlabel("delay between the forecast and the start of the move")
         axes.set_ylabel("R², %")
         _legend(axes)
 
     return drawing(name, draw, SQUARE)
+
+
+def timing_decay(name: str, rows: Sequence[tuple[float, float, float | None, float | None]], null: float | None) -> str:
+    """Timing value by delay, [(delay_ms, bps, lo, hi)], and the most that shifted forecasts reached (a dashed line)."""
+
+    def draw(axes: Axes) -> None:
+        for x, (_, value, lo, hi) in enumerate(rows):
+            if lo is not None and hi is not None:
+                axes.plot([x, x], [lo, hi], color=SERIES[0], linewidth=3, alpha=0.45, solid_capstyle="round")
+            axes.plot(x, value, "o", color=SERIES[0], markersize=6)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        if null is not None:
+            axes.axhline(null, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="most that shifted forecasts reach")
+            _legend(axes)
+        axes.set_xlim(-0.5, len(rows) - 0.5)
+        axes.set_xticks(range(len(rows)), [_delay(row[0]) for row in rows])
+        axes.set_xlabel("delay between the decision and the order at the venue")
+        axes.set_ylabel("saved, bps")
+        _no_grid(axes, "x")
+
+    return drawing(name, draw)
+
+
+def _delay(ms: float) -> str:
+    return "none" if ms == 0 else f"{ms:g} ms" if ms < 1000 else f"{ms / 1000:g} s"
 
 
 def equity_curve(name: str, hours: NDArray[np.float64], curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:

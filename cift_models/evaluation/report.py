@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from cift_models.evaluation import backtest, calibration, plots
 from cift_models.evaluation.evaluated import Evaluated
-from cift_models.evaluation.metrics import METRICS, MODELS, by_half_hour
+from cift_models.evaluation.metrics import METRICS, MODELS, by_half_hour, by_regime
+from cift_models.splits import STOP, TEST, BlockCalendar
 
 PREFERRED = ("ensemble", "meta_learner", "linear")
 """The model the verdicts speak of: the first of these that forecasts the move."""
@@ -98,6 +99,7 @@ def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
             )
         lines += _chances(symbol, model, metrics["calibration"][symbol].get(model))
         lines += _money(symbol, model, figures, metrics["economics"][symbol].get(model, {}))
+        lines += _left(symbol, metrics["concentration"][symbol].get(model), metrics["half_life_ms"][symbol].get(model))
     lines += [Verdict(alarm["symbol"], "bad", f"Alarm: {alarm['text']}") for alarm in metrics["alarms"]]
     return [Verdict(line.symbol, line.tone, _typeset(line.text)) for line in lines]
 
@@ -145,6 +147,26 @@ def _money(symbol: str, model: str, figures: Mapping[str, Any], economics: Mappi
         lines.append(
             Verdict(symbol, "bad" if profit else "neutral", text + (": a profit at 1 s is a bug until proved." if profit else "."))
         )
+    return lines
+
+
+def _left(symbol: str, concentrated: Mapping[str, Any] | None, half_life: Mapping[str, Any] | None) -> list[Verdict]:
+    """What is left of the skill without its best minutes, and how long it lives."""
+    lines = []
+    rest = None if concentrated is None else concentrated["r2_without_best_five"]
+    share = None if concentrated is None else concentrated["best_five_share"]
+    if rest is not None and share is not None and rest["lo"] is not None and share["value"] is not None:
+        band = f"R2 without them {100 * rest['value']:.2f} %, 95 %: {100 * rest['lo']:.2f} to {100 * rest['hi']:.2f}"
+        lines.append(
+            Verdict(
+                symbol, "good" if rest["lo"] > 0 else "neutral", f"Its best five minutes are {100 * share['value']:.0f} % of it ({band})."
+            )
+        )
+    if half_life is not None and half_life["value"] is not None:
+        band = "" if half_life["lo"] is None else f" (95 %: {half_life['lo']:,.0f} to {half_life['hi']:,.0f})"
+        lines.append(Verdict(symbol, "neutral", f"Half of it is gone after {half_life['value']:,.0f} ms{band}."))
+    elif half_life is not None and "half is" in half_life["reason"]:
+        lines.append(Verdict(symbol, "neutral", f"{half_life['reason'].capitalize()}."))
     return lines
 
 
@@ -277,13 +299,20 @@ def _drawn_models(metrics: Mapping[str, Any], symbol: str, model: str | None) ->
     return list(dict.fromkeys([*first, *others[:1]]))  # type: ignore[list-item]
 
 
-def _figures(metrics: Mapping[str, Any], symbol: str, model: str | None, data: Evaluated | None, zone: str) -> list[str]:
+def _figures(
+    metrics: Mapping[str, Any], symbol: str, model: str | None, data: Evaluated | None, zone: str, regimes: Regimes | None
+) -> list[str]:
+    """In the order of a reader's questions: can I believe it, what is it worth, when does it hold, how fast does it go, who else."""
     table, shown = metrics["symbols"][symbol], _drawn_models(metrics, symbol, model)
     out = []
-    bars = [(name, f["r2"]["value"], f["r2"]["lo"], f["r2"]["hi"]) for name, f in table.items() if f["r2"]["value"] is not None]
-    if bars:
-        svg = plots.r2_bars(f"{symbol}-r2", bars, shown)
-        out.append(_figure("Skill by model", svg, "R² against a forecast of no move, with 95 % block intervals.", wide=True))
+    if data is not None:
+        out += _reliability(symbol, data, shown)
+    out += _timing(metrics, symbol, model)
+    if data is not None:
+        out += _equity(symbol, model, data)
+        out += _by_regime(symbol, data, shown, regimes)
+        out += _by_half_hour(symbol, data, shown, zone)
+    bars = [(name, f["r2"]["value"], f["r2"]["lo"], f["r2"]["hi"]) for name, f in _ordered(table) if f["r2"]["value"] is not None]
     decay = {
         name: [
             (row["delay_ms"], row["value"], row["lo"], row["hi"])
@@ -295,24 +324,59 @@ def _figures(metrics: Mapping[str, Any], symbol: str, model: str | None, data: E
     decay = {name: rows for name, rows in decay.items() if len(rows) > 1}
     if decay:
         out.append(_figure("How fast it dies", plots.delay_decay(f"{symbol}-delay", decay), "The same forecasts, judged on later moves."))
-    if data is None:
-        return out
+    if bars:
+        svg = plots.r2_bars(f"{symbol}-r2", bars, shown)
+        out.append(_figure("Skill by model", svg, "R² against a forecast of no move, with 95 % block intervals.", wide=True))
+    return out
+
+
+def _reliability(symbol: str, data: Evaluated, shown: Sequence[str]) -> list[str]:
     curves = {}
     for name in shown:
         forecast = data.forecasts.get(name)
         if forecast is not None and forecast.p is not None and data.y[forecast.ready].any():
             curves[name] = calibration.reliability(data.y[forecast.ready], forecast.p[forecast.ready])
-    if curves:
-        note = "Ten bins of equal size; on the dashed line the chances mean what they say."
-        out.append(_figure("Reliability of direction", plots.reliability_curve(f"{symbol}-reliability", curves), note))
+    if not curves:
+        return []
+    note = "Ten bins of equal size; on the dashed line the chances mean what they say."
+    return [_figure("Reliability of direction", plots.reliability_curve(f"{symbol}-reliability", curves), note)]
+
+
+def _timing(metrics: Mapping[str, Any], symbol: str, model: str | None) -> list[str]:
+    economics = metrics["economics"][symbol].get(model, {}) if model else {}
+    rows = [(r["delay_ms"], r["value"], r["lo"], r["hi"]) for r in economics.get("timing_by_delay", []) if r["value"] is not None]
+    if not rows:
+        return []
+    svg = plots.timing_decay(f"{symbol}-timing", rows, economics["timing_null"]["max"])
+    sizes = economics.get("touch_size", {}).get("timing", {})
+    note = f"What a patient order saves against a 10-s TWAP by waiting for {model}, with 95 % intervals."
+    if sizes.get("median_lots") is not None:
+        note += f" Where it crosses, the touch shows {sizes['median_lots']:,.0f} lots (median)."
+    return [_figure("What its timing is worth", svg, note, wide=True)]
+
+
+def _by_regime(symbol: str, data: Evaluated, shown: Sequence[str], regimes: Regimes | None) -> list[str]:
+    if regimes is None:
+        return []
+    found = {name: by_regime(data, name, regimes.as_of, regimes.p, regimes.names) for name in shown if name in data.forecasts}
+    labels = max((labels for labels, _, _ in found.values()), key=len, default=[])
+    # The models are ready on different rows, so a label's row count is the first one's; the names are what parts are matched by.
+    names = [label.split(",")[0] for label in labels]
+    series = {name: _aligned(names, [label.split(",")[0] for label in own], value, error) for name, (own, value, error) in found.items()}
+    if not labels:
+        return []
+    svg = plots.r2_by_part(f"{symbol}-by-regime", labels, series, plots.SQUARE)
+    return [_figure("Skill by regime", svg, "Rows by their likeliest filtered regime. Shown, never gated.")]
+
+
+def _by_half_hour(symbol: str, data: Evaluated, shown: Sequence[str], zone: str) -> list[str]:
     halves = {name: by_half_hour(data, name, zone) for name in shown if name in data.forecasts}
     labels = max((found for found, _, _ in halves.values()), key=len, default=[])
-    if len(labels) > 1:
-        series = {name: _aligned(labels, *found) for name, found in halves.items()}
-        svg = plots.r2_by_time(f"{symbol}-half-hour", labels, series)
-        out.append(_figure("Skill by half-hour", svg, f"Times in {zone}. Shown, never gated.", wide=True))
-    out += _equity(symbol, model, data)
-    return out
+    if len(labels) < 2:
+        return []
+    series = {name: _aligned(labels, *found) for name, found in halves.items()}
+    svg = plots.r2_by_part(f"{symbol}-half-hour", labels, series)
+    return [_figure("Skill by half-hour", svg, f"Times in {zone}. Shown, never gated.", wide=True)]
 
 
 def _aligned(
@@ -356,20 +420,25 @@ def render(
     kernels: Sequence[Kernels] = (),
     lead_lag: LeadLag | None = None,
     curves: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    calendar: BlockCalendar | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> str:
     """The report as one HTML document. `metrics` is a metrics.json; every other input is optional and adds its sections.
 
-    data      the rows that the metrics were made of: reliability, half-hours and the P&L curve need them
+    data      the rows that the metrics were made of: reliability, half-hours, regimes and the P&L curve need them
+    calendar  which rows taught what
+    card      the gate's: {"verdict": "promoted" or "held", "reasons": [text, ...]}; it stands first
     zone      of the half-hours' labels
     curves    learning curves: {model: {curve: values}}
     """
     by_symbol = {d.symbol: d for d in data}
-    body = [_top(metrics, title, subtitle)]
+    body = [_top(metrics, title, subtitle, card)]
     if truth:
         body.append(_truth_table(truth))
     for symbol in metrics["symbols"]:
         model = spokesman(metrics, symbol)
-        figures = _figures(metrics, symbol, model, by_symbol.get(symbol), zone)
+        own = next((r for r in regimes if r.symbol == symbol), None)
+        figures = _figures(metrics, symbol, model, by_symbol.get(symbol), zone, own)
         for kernel in (k for k in kernels if k.symbol == symbol):
             svg = plots.kernel_curves(f"{symbol}-kernel", kernel.lag_s, kernel.curves)
             figures.append(_figure("Order arrivals excite each other", svg, "Hawkes kernels."))
@@ -380,9 +449,12 @@ def render(
         body.append(
             f'<section id="{escape(symbol)}"><h2>{escape(symbol)}</h2><p class="lede">{metrics["rows"][symbol]:,} test rows. '
             f"Intervals are 95 %, from 60-s blocks; rest the pointer on a dash for its reason.</p>"
-            f'{_main_table(metrics, symbol, model)}<div class="figures">{"".join(figures)}</div>{_full_table(metrics, symbol)}</section>'
+            f'{_main_table(metrics, symbol, model)}<div class="figures">{"".join(figures)}</div>{_marginal_table(metrics, symbol)}'
+            f"{_full_table(metrics, symbol)}</section>"
         )
     body.append(_shared(lead_lag, curves or {}))
+    if calendar is not None:
+        body.insert(len(body) - 1, _calendar(calendar, zone))
     body.append(_foot(metrics))
     return _PAGE.replace("{title}", escape(title)).replace("{body}", "\n".join(part for part in body if part))
 
@@ -395,7 +467,74 @@ def drawings(page: str) -> dict[str, str]:
     return {name: head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + style + rest for head, name, rest in found}
 
 
-def _top(metrics: Mapping[str, Any], title: str, subtitle: str) -> str:
+def _verdict(card: Mapping[str, Any] | None) -> str:
+    """The gate's word and why, before anything else. Without a card: nobody has judged this run yet."""
+    if card is None:
+        return ""
+    promoted = card["verdict"] == "promoted"
+    reasons = "".join(f"<li>{escape(_typeset(str(reason)))}</li>" for reason in card["reasons"])
+    tone, meaning = ("good", "it may be served") if promoted else ("bad", "what was served stays")
+    return (
+        f'<section class="verdict {tone}"><h2><span class="{tone}">{escape(str(card["verdict"]).capitalize())}</span>'
+        f"<small>{meaning}</small></h2><ul>{reasons}</ul></section>"
+    )
+
+
+def _calendar(calendar: BlockCalendar, zone: str) -> str:
+    """The ten blocks as a strip: what each was used for, and when it was."""
+    from datetime import datetime
+    from zoneinfo import ZoneInfo
+
+    def clock(ns: int, day: bool) -> str:
+        return datetime.fromtimestamp(ns // 10**9, ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M" if day else "%H:%M")
+
+    days = {span.session for spans in calendar.blocks for span in spans}
+    cells = []
+    for block, spans in enumerate(calendar.blocks):
+        role, words = ("test", "judged") if block in TEST else ("stop", "stopping, thresholds") if block == STOP else ("fit", "fitted on")
+        rows = sum((span.last - span.first) // calendar.clock_ns + 1 for span in spans)
+        first, last = clock(spans[0].first, len(days) > 1), clock(spans[-1].last, len(days) > 1)
+        cells.append(
+            f'<div class="{role}"><b>b{block}</b><span>{words}</span><small>{escape(first)} … {escape(last)}</small>'
+            f"<small>{rows:,} instants</small></div>"
+        )
+    return (
+        '<section><h2>Which rows taught what</h2><p class="lede">Blocks in the order of time. Each model was fitted on the past of what it '
+        "predicts, with a gap before the next block; what is judged is the fit that would be served. "
+        f'Times in {escape(zone)}.</p><div class="calendar">{"".join(cells)}</div></section>'
+    )
+
+
+def _marginal_table(metrics: Mapping[str, Any], symbol: str) -> str:
+    """What each model of the stack adds, and costs. Those that were not part of the run are left out."""
+    rows = []
+    for model, row in _ordered(metrics["marginal"][symbol]):
+        if not row["rows"]:
+            continue
+        tone = " good" if row["text"].startswith("adds:") else " bad" if row["text"].startswith("takes") else ""
+        word = row["text"].split(":")[0]
+        over = ", ".join(row["over"]) or "no forecast"
+        live, fit = row["live_ms"], row["fit_minutes"]
+        costs = [
+            f'<td class="none" title="{escape(row.get("cost_reason", ""))}">–</td>' if value is None else f"<td>{value:,.{digits}f}</td>"
+            for value, digits in ((live, 3), (fit, 1))
+        ]
+        rows.append(
+            f'<tr><th scope="row">{escape(model)}</th><td class="word{tone}"><b>{escape(word)}</b><small>to {escape(over)}</small></td>'
+            f"{_cell(row['r2_gain'], 4)}{_cell(row['direction_gain'], 4)}{_cell(row['over_base'], 4)}{''.join(costs)}</tr>"
+        )
+    if not rows:
+        return ""
+    return (
+        '<h3 class="apart">What each model adds to the stack, and costs</h3><p class="lede">The stack with it against the stack without it '
+        'and without all that reads it, on the same rows.</p><div class="scroll"><table><thead><tr><th>model</th><th class="word">it …</th>'
+        "<th>R² gain</th><th>direction gain, nats</th><th>R² gain over its base</th><th>ms a live update</th><th>minutes of fits</th>"
+        "</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _top(metrics: Mapping[str, Any], title: str, subtitle: str, card: Mapping[str, Any] | None) -> str:
     lines = verdicts(metrics)
     alarms = len(metrics["alarms"])
     badge = (
@@ -414,7 +553,8 @@ def _top(metrics: Mapping[str, Any], title: str, subtitle: str) -> str:
             f'<div class="big">{big}<small>R², {escape(model or "nobody")}</small></div></header><ul>{items}</ul></article>'
         )
     sub = f'<p class="lede">{escape(subtitle)}</p>' if subtitle else ""
-    return f'<header class="top"><div><h1>{escape(title)}</h1>{sub}</div>{badge}</header><div class="cards">{"".join(cards)}</div>'
+    head = f'<header class="top"><div><h1>{escape(title)}</h1>{sub}</div>{badge}</header>'
+    return f'{head}{_verdict(card)}<div class="cards">{"".join(cards)}</div>'
 
 
 def _shared(lead_lag: LeadLag | None, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -497,7 +637,20 @@ figcaption { font-size: 13px; margin-bottom: 8px; }
 .plot { width: 100%; height: auto; display: block; } .plot text { font-family: inherit !important; }
 details { margin-top: 22px; } summary { cursor: pointer; color: var(--muted); font-size: 13.5px; }
 footer { color: var(--muted); font-size: 13px; margin-top: 24px; max-width: 80ch; }
-@media (max-width: 860px) { figure, figure.wide { grid-column: 1 / -1; } main { padding: 20px 14px; } }
+.verdict { margin: 0 0 20px; border-width: 2px; border-left-width: 8px; } .verdict.good { border-color: var(--good); }
+.verdict.bad { border-color: var(--bad); } .verdict h2 { font-size: 24px; } .verdict ul { color: var(--ink); font-size: 15px; }
+.verdict h2 small { font-size: 14px; font-weight: 400; color: var(--muted); margin-left: 10px; }
+h3.apart { margin-top: 30px; }
+.calendar { display: grid; grid-template-columns: repeat(10, 1fr); gap: 4px; margin-top: 14px; }
+.calendar > div { border-radius: 6px; padding: 8px 9px; font-size: 12.5px; line-height: 1.35; min-width: 0; background: var(--wash);
+  border-top: 4px solid var(--s0); }
+.calendar .stop { border-color: var(--s1); } .calendar .test { border-color: var(--s2); }
+.calendar b, .calendar span, .calendar small { display: block; } .calendar small { color: var(--muted); font-size: 11px; }
+@media (max-width: 860px) { .figures { grid-template-columns: minmax(0, 1fr); }
+  figure, figure.wide { grid-column: 1 / -1; overflow-x: auto; }
+  figure.wide .plot { min-width: 540px; }
+  .calendar { grid-template-columns: repeat(2, 1fr); } .top { flex-wrap: wrap; } .cards { grid-template-columns: minmax(0, 1fr); }
+  main { padding: 20px 14px; } }
 @media print { body { background: none; } article, section { break-inside: avoid; } }
 </style></head><body><main>
 {body}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,10 +10,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from cift_models import scores
 from cift_models.evaluation import metrics, plots, report
-from cift_models.instruments import SECOND
+from cift_models.evaluation.marginal import Cost, OutOfFold, Stack
+from cift_models.instruments import SECOND, Session
 from cift_models.signals import SignalRule
-from tests.evaluated import forecast, honest, with_forecasts
+from cift_models.splits import block_calendar
+from tests.evaluated import OPEN, forecast, honest, with_forecasts
 
 pytestmark = pytest.mark.slow
 
@@ -30,18 +34,21 @@ def built(data):
 @pytest.fixture(scope="module")
 def page(built, data):
     lag = np.logspace(-3, 1, 20)
+    early = np.arange(2400) < 900
     return report.render(
         built,
         data,
         title="Two <markets>",
         zone="America/New_York",
         truth=[report.TruthRow("branching", 0.6, 0.58, 0.5, 0.65, "found"), report.TruthRow("lag", 150.0, 300.0, 280.0, 320.0, "missed")],
-        regimes=[report.Regimes("S0", data[0].as_of, np.full((2400, 2), 0.5), ("calm", "wild"))],
+        regimes=[report.Regimes("S0", data[0].as_of, np.column_stack([early, ~early]).astype(float), ("calm", "wild"))],
         kernels=[report.Kernels("S0", lag, {"buy on buy": 1 / lag})],
         lead_lag=report.LeadLag(
             ("S0", "S1"), np.array([[0, 0.3], [-0.1, 0]]), np.array([[0, 0.2], [-0.3, 0]]), np.array([[0, 0.4], [0.1, 0]])
         ),
         curves={"transformer": {"train": [3.0, 2.0], "valid": [3.1, 2.5]}},
+        calendar=block_calendar([Session(20231114, OPEN - 3600 * SECOND, OPEN + 6 * 3600 * SECOND)]),
+        card={"verdict": "held", "reasons": ["R2 gain in [-0.0100, +0.0020] over the champion", "no <certificate>"]},
     )
 
 
@@ -107,6 +114,9 @@ SECTIONS = {
     "kernel": "Order arrivals excite each other",
     "lead": "Who leads whom",
     "curves": "Learning: transformer",
+    "timing": "What its timing is worth",
+    "by regime": "Skill by regime",
+    "calendar": "Which rows taught what",
 }
 
 
@@ -118,7 +128,7 @@ def test_every_section_that_was_given_is_there(page, section):
 def test_sections_that_were_not_given_are_not(built):
     bare = report.render(built)
     there = {name for name, title in SECTIONS.items() if f"<h3>{title}</h3>" in bare or f"<h2>{title}</h2>" in bare}
-    assert there == {"skill", "delay"}
+    assert there == {"skill", "delay", "timing"}
     assert Outline(bare).open == []
 
 
@@ -180,3 +190,48 @@ def test_every_figure_is_a_file_of_its_own_too(page):
     for svg in found.values():
         root = ElementTree.fromstring(svg)
         assert root.tag == "{http://www.w3.org/2000/svg}svg" and "--s0:" in svg
+
+
+def test_the_verdict_and_its_reasons_stand_before_every_figure(page, built):
+    first = page.index("Held")
+    assert first < page.index("R² gain in [−0.0100, +0.0020] over the champion") < page.index('class="cards"')
+    assert "no &lt;certificate&gt;" in page and 'class="verdict bad"' in page
+    promoted = report.render(built, card={"verdict": "promoted", "reasons": ["R2 gain in [0.0010, 0.0020]"]})
+    assert 'class="verdict good"' in promoted and ">Promoted<" in promoted
+    assert 'class="verdict' not in report.render(built)
+
+
+def test_skill_by_regime_is_that_of_its_rows(data):
+    early = np.arange(2400) < 900
+    p = np.column_stack([early, ~early]).astype(float)
+    labels, value, error = metrics.by_regime(data[0], "ensemble", data[0].as_of, p, ("calm", "wild"))
+    mean, ready = data[0].forecasts["ensemble"].mean_bps, data[0].forecasts["ensemble"].ready
+    assert labels == ["calm, 870 rows", "wild, 1,500 rows"] and (error > 0).all()
+    assert value == pytest.approx([scores.r2(data[0].y[r], mean[r]) for r in (early & ready, ~early & ready)])
+    twins, _, _ = metrics.by_regime(data[0], "ensemble", data[0].as_of, p, ("quiet", "quiet"))
+    assert twins == ["quiet 1, 870 rows", "quiet 2, 1,500 rows"]
+    unknown = metrics.by_regime(data[0], "ensemble", data[0].as_of[::2], np.zeros((1200, 2)), ("calm", "wild"))
+    assert unknown[0] == []
+
+
+def test_the_calendar_names_every_block_and_what_it_was_for(page):
+    assert all(f"<b>b{k}</b>" in page for k in range(10))
+    assert page.count('<div class="test"><b>b') == 3 and page.count('<div class="stop"><b>b6') == 1
+
+
+def test_what_a_model_adds_is_said_with_what_it_is_added_to(data):
+    y = data[0].y
+    past = {"linear": data[0].forecasts["linear"].mean_bps, "transformer": data[0].forecasts["transformer"].mean_bps}
+    stack = Stack({d.symbol: OutOfFold(y, past) for d in data}, {"linear": Cost(0.004, 1.5)}, {}, {})
+    page = report.render(metrics.build(data, draws=100, stack=stack))
+    assert "What each model adds to the stack, and costs" in page and "<small>to no forecast</small>" in page
+    assert "<td>0.004</td><td>1.5</td>" in page and Outline(page).open == []
+
+
+def test_the_best_minutes_and_the_half_life_are_among_the_verdicts(built):
+    texts = [v.text for v in report.verdicts(built) if v.symbol == "S0"]
+    assert any(text.startswith("Its best five minutes are") for text in texts)
+    assert "Half is gone at 100 ms, the first delay, already." in texts
+    told = copy.deepcopy(built)
+    told["half_life_ms"]["S0"]["ensemble"] = {"value": 310.0, "lo": 200.0, "hi": 480.0}
+    assert "Half of it is gone after 310 ms (95 %: 200 to 480)." in [v.text for v in report.verdicts(told)]
