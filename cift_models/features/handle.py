@@ -87,6 +87,12 @@ def memory_at(address):
 
 
 @kernel(inline="always")
+def pair_at(address):
+    """Two addresses that lie at one."""
+    return carray(ints_at(address), (2,))
+
+
+@kernel(inline="always")
 def events_at(address):
     """The table of events at an address."""
     return carray(ints_at(address), (12,))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+from numba import int64
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
@@ -36,6 +37,7 @@ from cift_models.features.handle import (
     logs_of,
     memory_at,
     memory_table,
+    pair_at,
     ring_of,
     symbol_of,
     trades_of,
@@ -67,6 +69,11 @@ class FeatureState:
         self._memory = memory
         self._table = memory_table(memory)
         self._push = partial(_push, self._table.ctypes.data)
+
+    @property
+    def table_address(self) -> int:
+        """Where the addresses of the arrays lie (features/handle.py), until the memory is replaced."""
+        return self._table.ctypes.data
 
     def copy(self) -> FeatureState:
         """An independent fork."""
@@ -102,10 +109,6 @@ class FeatureState:
                 )
             self.memory = grown(self._memory)
             self.push(ts, symbol, kind, side, trade_px, trade_sz, book)
-
-    def pusher(self, events_table: NDArray[np.int64]) -> Callable[[int], int]:
-        """What pushes event i of a table of stored events; nonzero where a ring is full. Good until the memory is replaced."""
-        return partial(_push_stored, self._table.ctypes.data, events_table.ctypes.data)
 
     def row(self, as_of: int) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
         """x float64[S, F] and why int8[S] of one instant, behind every event of up to then and before any later one; each instant once."""
@@ -244,13 +247,14 @@ def _take(table, s, ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, 
 
 
 @kernel
-def _push_stored(address, events_address, i):
-    """Take event i of the events whose table (handle.events_table) lies at events_address; they must be of symbols that the memory has."""
-    e = events_at(events_address)
+def _push_stored(address, i):
+    """Take event i; at the address lie those of a memory's table and of a table of events whose symbols the memory has."""
+    both = pair_at(address)
+    e = events_at(both[1])
     n, n_levels = e[N_EVENTS], e[N_EVENT_LEVELS]
     shape = (n, n_levels)
     return _take(
-        memory_at(address), carray(int16s_at(e[1]), (n,))[i], carray(ints_at(e[0]), (n,))[i],
+        memory_at(both[0]), carray(int16s_at(e[1]), (n,))[i], carray(ints_at(e[0]), (n,))[i],
         np.int64(carray(int8s_at(e[2]), (n,))[i]), np.int64(carray(int8s_at(e[3]), (n,))[i]),
         carray(ints_at(e[4]), (n,))[i], carray(ints_at(e[5]), (n,))[i],
         carray(int32s_at(e[6]), shape), carray(ints_at(e[7]), shape), carray(int32s_at(e[8]), shape), carray(ints_at(e[9]), shape), i,
@@ -292,16 +296,21 @@ def replay(
     if len(events) and not 0 <= int(events.symbol.min()) <= int(events.symbol.max()) < len(state.universe):
         raise DataError(f"Events of symbol {int(events.symbol.max())}; the universe has {len(state.universe)}.", hint="Merge its own.")
     table, columns = events_table(events)  # `columns` keeps alive what the table points to
-    push = state.pusher(table)
+    _push_stored.compile((int64, int64))
+    # Straight to the machine code: the arguments are two integers, and asking for their types takes half of a push.
+    push = _push_stored.get_overload((int64, int64))
     offsets = [*step_offsets(events, as_of).tolist(), len(columns[0])]
     for t in range(len(as_of) + 1):
-        for i in range(offsets[t], offsets[t + 1]):
-            if push(i):
-                state.memory = grown(state.memory)
-                push = state.pusher(table)
-                push(i)
-            if on_event is not None:
-                on_event(i)
+        i, end = offsets[t], offsets[t + 1]
+        while i < end:
+            addresses = np.array([state.table_address, table.ctypes.data], np.int64)
+            for full in map(partial(push, addresses.ctypes.data), range(i, end)):
+                if full:
+                    state.memory = grown(state.memory)
+                    break
+                if on_event is not None:
+                    on_event(i)
+                i += 1
         if t < len(as_of):
             x, why = state.row(int(as_of[t]))
             if on_row is not None:
