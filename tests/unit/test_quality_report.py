@@ -648,7 +648,11 @@ def test_what_cannot_be_shown_is_said(ticks: Counting, monkeypatch: pytest.Monke
     assert isinstance(quality("NONE").exception, UnknownSymbol) and isinstance(quality("ZED", "2024-08-09").exception, EmptyRange)
     monkeypatch.setenv("CIFT_HOME", str(tmp_path / "empty"))
     empty = quality().exception
-    assert isinstance(empty, NotStored) and f"Nothing is stored below {tmp_path / 'empty'}." in str(empty) and not (tmp_path / "empty").exists()
+    assert (
+        isinstance(empty, NotStored)
+        and f"Nothing is stored below {tmp_path / 'empty'}." in str(empty)
+        and not (tmp_path / "empty").exists()
+    )
 
 
 def test_help_teaches() -> None:
