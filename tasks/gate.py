@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from cift_models import release as releases_of
 from cift_models.engine import Engine, Pipeline, fold
-from cift_models.errors import CiftError, ReleaseError
+from cift_models.errors import CiftError, ReleaseError, StoreError
 from cift_models.evaluation.card import Card
 from cift_models.evaluation.causality import Audit, Leak
 from cift_models.evaluation.certificate import Certificate
@@ -64,12 +64,19 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         )
     served = releases.served()
     champion = served.release if served else None
+    kept = None
+    if champion == challenger.sha256:
+        # What is served has its verdict, which says why it came to be; against itself it would only be held.
+        champion, kept = None, releases.verdict(challenger.sha256)
     config = config_sha256([entry.kind for entry in manifest.models], dataset.horizon_ns, dataset.latency_ns)
-    certificate, odd = find_certificate(manifest.code, config)
+    certificate = find_certificate(manifest.code, config)
     audited = audit_release(dataset, challenger)
     measured = measure_latency(dataset, challenger)
 
     def run(room: Room) -> dict[str, Any]:
+        if kept is not None:
+            (room.out / CARD).write_bytes(kept.to_bytes())
+            return _facts(kept)
         room.progress("the challenger", 0.1)
         pipeline, _ = releases_of.load(releases.directory(challenger.sha256))
         metrics = orjson.loads((judged.directory / "metrics.json").read_bytes())
@@ -88,16 +95,21 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         room.progress("the verdict", 0.8)
         card = verdict(one, other, replace(evidence, cannot=cannot))
         (room.out / CARD).write_bytes(card.to_bytes())
-        return {"verdict": card.verdict, "reason": card.first_reason, "failed": list(card.failed), "certificate": odd}
+        return _facts(card)
 
     inputs = {
         "challenger": challenger.sha256, "champion": champion, "certificate": certificate.sha256 if certificate else None,
-        "judged": judged, "audited": audited, "measured": measured, "calendar": dataset.calendar, "latency_ns": dataset.latency_ns,
+        "kept": kept.sha256 if kept else None, "judged": judged, "audited": audited, "measured": measured,
+        "calendar": dataset.calendar, "latency_ns": dataset.latency_ns,
         "sessions": {str(day): ref for day, ref in built.items()},
     }  # fmt: skip
     made = step("gate", inputs, run)
     releases.set_verdict(read_card(made))
     return made
+
+
+def _facts(card: Card) -> dict[str, Any]:
+    return {"verdict": card.verdict, "reason": card.first_reason, "failed": list(card.failed)}
 
 
 def read_card(gated: StepRef) -> Card:
@@ -118,21 +130,24 @@ def certificate_path(code: str, config: str):
     return get_settings().home / CERTIFICATES / f"{code[:16]}-{config[:16]}.json"
 
 
-def find_certificate(code: str, config: str) -> tuple[Certificate | None, str]:
-    """The certificate of a code and a config, or None and what is wrong with it."""
+def find_certificate(code: str, config: str) -> Certificate | None:
+    """The certificate of a code and a config; None where there is none, or a file that is none (then there is nothing to trust)."""
     try:
-        return Certificate.load(certificate_path(code, config)), ""
-    except CiftError as error:
-        return None, error.message
+        return Certificate.load(certificate_path(code, config))
+    except StoreError:
+        return None
 
 
 def stands(card: Card) -> bool:
-    """Whether a verdict would be asked for again with the same rival, code and certificate: it is still what the gate says."""
+    """Whether a verdict is still what the gate says: same rival, code and certificate. That of what is served is history, and stands."""
     served = Releases(get_settings().home).served()
-    certificate, _ = find_certificate(card.code, card.config)
+    champion = served.release if served else None
+    if champion is not None and card.challenger.release == champion:
+        return True
+    certificate = find_certificate(card.code, card.config)
     shown = card.certificate.sha256 if card.certificate else None
     found = certificate.sha256 if certificate else None
-    return card.champion.release == (served.release if served else None) and card.code == code_sha256() and shown == found
+    return card.champion.release == champion and card.code == code_sha256() and shown == found
 
 
 def _champion(releases: Releases, champion: str | None, dataset: Dataset, built: dict[int, StepRef]) -> tuple[Contender | None, str | None]:

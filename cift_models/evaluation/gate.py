@@ -112,7 +112,7 @@ class _Pair:
 
 
 def verdict(challenger: Contender, champion: Contender | None, evidence: Evidence) -> Card:
-    """Judge a challenger. Pure: no file, no clock, no random number but of evidence.seed. 3 symbols x 6,660 rows: 1 s."""
+    """Judge a challenger. Pure: no file, no clock, no random number but of evidence.seed. 3 symbols x 6,660 rows: .4 s of one core."""
     pairs = [_pair(challenger, champion, symbol) for symbol in challenger.rows]
     held: dict[str, list[str]] = {}
     held["rows"] = _rows(challenger, champion, pairs, evidence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cift_models.models.protocol import Panel
 from cift_models.refs import ReleaseRef
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import ParquetTicks
+from flows.cli import main
 from tasks import runs
 from tasks.code import code_sha256
 from tasks.dataset import Dataset, build_session, select_data
@@ -238,6 +240,23 @@ def test_promote_needs_a_promoted_verdict_or_a_reason_and_the_record_says_which(
     assert moving.rollback(None).release == ref.sha256
 
 
+def test_what_is_served_keeps_the_verdict_that_promoted_it(home: Path, challenger: Pipeline) -> None:
+    data = dataset()
+    ref = write(home, fitted(training_panel(), KINDS, "trees", 0.75), data)
+    Releases(home).set_verdict(promoted(judge(ref, data)))
+    moving.promote(ref.sha256, None)
+    kept = Releases(home).verdict(ref.sha256)
+    assert kept is not None and stands(kept) and judge(ref, data) == kept and Releases(home).verdict(ref.sha256) == kept
+
+
+def test_what_is_served_without_a_verdict_is_judged_as_if_nothing_were(home: Path, challenger: Pipeline) -> None:
+    data = dataset()
+    ref = write(home, fitted(training_panel(), KINDS, "trees", 0.875), data)
+    moving.promote(ref.sha256, "never judged")
+    card = judge(ref, data)
+    assert card.champion.release is None and "adds nothing over linear of" not in card.reasons[0] and stands(card)
+
+
 def test_a_run_is_found_by_its_number(home: Path) -> None:
     with pytest.raises(NotStored, match="Nothing has been trained"):
         runs.find_run()
@@ -251,3 +270,29 @@ def test_a_run_is_found_by_its_number(home: Path) -> None:
     with pytest.raises(NotStored, match="not there any more"):
         runs.judged_of(made)
     assert runs.read_card("steps/gate/none") is None
+
+
+def test_the_command_shows_a_verdict_that_stands_and_its_exit_code_says_which(
+    home: Path, challenger: Pipeline, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    data = dataset()
+    ref = write(home, challenger, data)
+    held = judge(ref, data)
+    made = runs.write_run(
+        flow="train", params={}, symbols=list(held.symbols), days=data.days, judged="steps/judge/x", release=ref.sha256, mlflow_run="",
+        version="1", steps=[],
+    )  # fmt: skip
+
+    def gate(*arguments: str) -> tuple[int, bytes]:
+        monkeypatch.setattr(sys, "argv", ["cift", "gate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), capsysbinary.readouterr().out
+
+    assert gate("--json") == (1, held.to_bytes()) and gate(str(made.number), "--json") == (1, held.to_bytes())
+    code, said = gate()
+    assert code == 1 and b"Held:" in said and all(f"  - {reason}".encode() in said for reason in held.reasons)
+    monkeypatch.setattr("tasks.gate.stands", lambda card: True)
+    Releases(home).set_verdict(promoted(held))
+    code, said = gate()
+    assert code == 0 and b"Promoted:\n  - better than linear\n" in said and f"cift promote {ref.sha256[:12]}".encode() in said

@@ -165,6 +165,7 @@ def test_what_holds_or_was_made_for_a_test_is_not_promoted(tmp_path: Path) -> No
         promoted.model_copy(update={"certificate": None}),
         promoted.model_copy(update={"certificate": promoted.certificate.model_copy(update={"size": "test"})}),
         promoted.model_copy(update={"clauses": {**promoted.clauses, "audit": False}}),
+        promoted.model_copy(update={"verdict": "held"}),
         promoted.model_copy(update={"challenger": Who(release=None, model="best")}),
     ):
         with pytest.raises(ReleaseError, match="does not promote it"):
