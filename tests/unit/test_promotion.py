@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cift_models.errors import Conflict, InputError, ReleaseError
+from cift_models.errors import Conflict, InputError, ReleaseError, StoreError
 from cift_models.evaluation.card import Card, Who
 from cift_models.evaluation.gate import verdict
 from cift_models.files import sha256_bytes
@@ -190,5 +190,12 @@ def test_a_release_keeps_its_last_verdict(tmp_path: Path) -> None:
     assert releases.verdict(name) == card("best", "old")
     releases.set_verdict(card("best", "fair"))
     assert releases.verdict(name) == card("best", "fair")
+    path = tmp_path / "verdicts" / f"{name}.json"
+    path.rename(path.with_name(f"{sha256_bytes(b'fair')}.json"))
+    with pytest.raises(StoreError, match="that of another release"):
+        releases.verdict(sha256_bytes(b"fair"))
+    path.write_text("{}")
+    with pytest.raises(StoreError, match="no verdict"):
+        releases.verdict(name)
     with pytest.raises(InputError, match="of no release"):
         releases.set_verdict(card("best", "old").model_copy(update={"challenger": Who(release=None, model="best")}))
