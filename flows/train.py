@@ -16,6 +16,7 @@ from tasks.fit import Assignment, Fits, fit
 from tasks.gate import gate, publish
 from tasks.ingest import find_truth
 from tasks.judge import assemble, fit_heads, judge
+from tasks.offsets import judge_offsets
 from tasks.record import record_run
 from tasks.release import register, write_release
 from tasks.runs import Run, going_on
@@ -51,13 +52,14 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
         fits = fit_all(kinds, dataset, built, params)
     heads = fit_heads(kinds, dataset, built, fits)
     plan = assemble(kinds, dataset, built, fits, heads)
-    judged = judge(dataset, built, fits, heads, plan, find_truth(dataset))
+    offsets = judge_offsets(dataset, built, fits)
+    judged = judge(dataset, built, fits, heads, plan, find_truth(dataset), offsets)
     release = write_release(dataset, fits, heads, plan, judged)
     run = track(name, params.model_dump(mode="json"), dataset, built, fits, judged, release)
     version = register(release, run)
     gated = gate(dataset, built, judged, release)
     publish(gated, run["run_id"], version)
-    steps = [*built.values(), heads, plan, judged]
+    steps = [*built.values(), heads, plan, offsets, judged]
     return record_run(name, params.model_dump(mode="json"), dataset, steps, fits, judged, gated, release, run, version)
 
 

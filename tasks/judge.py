@@ -145,9 +145,18 @@ def planned_pipeline(dataset: Dataset, plan: dict[str, Any], fits: Fits, heads: 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def judge(
-    dataset: Dataset, built: dict[int, StepRef], fits: Fits, heads: StepRef, assembled: StepRef, truth: dict[str, Any] | None
+    dataset: Dataset,
+    built: dict[int, StepRef],
+    fits: Fits,
+    heads: StepRef,
+    assembled: StepRef,
+    truth: dict[str, Any] | None,
+    offsets: StepRef | None = None,
 ) -> StepRef:
-    """Predict the test blocks with the pipeline that will be released, and judge it: metrics.json, ledger.parquet, report.html, plots."""
+    """Predict the test blocks with the pipeline that will be released, and judge it: metrics.json, ledger.parquet, report.html, plots.
+
+    What was found at other moments of the second (`offsets`) is kept beside the metrics, and shown.
+    """
     calendar = dataset.get_calendar()
 
     def run(room: Room) -> dict[str, Any]:
@@ -181,6 +190,9 @@ def judge(
         metrics.validate(judged)
         keep_trials(own)
         (room.out / "metrics.json").write_bytes(canonical_json(judged))
+        moments = (offsets.directory / "offsets.json").read_bytes() if offsets else b""
+        if moments:
+            (room.out / "offsets.json").write_bytes(moments)
         room.progress("report", 0.8)
         found = []
         if truth:
@@ -202,6 +214,7 @@ def judge(
             lead_lag=lead_lag(pipeline, facts),
             curves={kind: report["curves"] for kind, report in reports.items() if report["curves"]},
             calendar=calendar,
+            offsets=orjson.loads(moments) if moments else {},
         )
         (room.out / "report.html").write_text(page, encoding="utf-8")
         (room.out / "plots").mkdir()
@@ -211,7 +224,7 @@ def judge(
 
     inputs = {
         "fits": fits, "heads": heads, "plan": assembled, "sessions": _keys(built), "calendar": dataset.calendar,
-        "latency_ns": dataset.latency_ns, "truth": truth,
+        "latency_ns": dataset.latency_ns, "truth": truth, "offsets": offsets,
     }  # fmt: skip
     return step("judge", inputs, run)
 

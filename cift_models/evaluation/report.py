@@ -422,17 +422,19 @@ def render(
     curves: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     calendar: BlockCalendar | None = None,
     card: Mapping[str, Any] | None = None,
+    offsets: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The report as one HTML document. `metrics` is a metrics.json; every other input is optional and adds its sections.
 
     data      the rows that the metrics were made of: reliability, half-hours, regimes and the P&L curve need them
     calendar  which rows taught what
+    offsets   what `offsets.by_offset` found: whether the linear models live on the round second
     card      the gate's: {"verdict": "promoted" or "held", "reasons": [text, ...]}; it stands first
     zone      of the half-hours' labels
     curves    learning curves: {model: {curve: values}}
     """
     by_symbol = {d.symbol: d for d in data}
-    body = [_top(metrics, title, subtitle, card)]
+    body = [_top(metrics, title, subtitle, card, offsets or {})]
     if truth:
         body.append(_truth_table(truth))
     for symbol in metrics["symbols"]:
@@ -534,8 +536,22 @@ def _marginal_table(metrics: Mapping[str, Any], symbol: str) -> str:
     )
 
 
-def _top(metrics: Mapping[str, Any], title: str, subtitle: str, card: Mapping[str, Any] | None) -> str:
-    lines = verdicts(metrics)
+def _moments(offsets: Mapping[str, Mapping[str, Any]]) -> list[Verdict]:
+    """One line a symbol: does it live on the round second. Of the spokesman where it was asked, else of the first that was."""
+    lines = []
+    for symbol, by_kind in offsets.items():
+        kind = next((k for k in PREFERRED if k in by_kind), next(iter(by_kind)))
+        gain = by_kind[kind]["round_second"]
+        if gain["lo"] is not None:
+            tone = "bad" if gain["lo"] > 0 else "good"
+            lines.append(Verdict(symbol, tone, _typeset(f"{kind}: {by_kind[kind]['text']}.")))
+    return lines
+
+
+def _top(
+    metrics: Mapping[str, Any], title: str, subtitle: str, card: Mapping[str, Any] | None, offsets: Mapping[str, Mapping[str, Any]]
+) -> str:
+    lines = [*verdicts(metrics), *_moments(offsets)]
     alarms = len(metrics["alarms"])
     badge = (
         f'<span class="badge bad">{alarms} alarm{"s" if alarms > 1 else ""}</span>'

@@ -235,3 +235,14 @@ def test_the_best_minutes_and_the_half_life_are_among_the_verdicts(built):
     told = copy.deepcopy(built)
     told["half_life_ms"]["S0"]["ensemble"] = {"value": 310.0, "lo": 200.0, "hi": 480.0}
     assert "Half of it is gone after 310 ms (95 %: 200 to 480)." in [v.text for v in report.verdicts(told)]
+
+
+def test_a_model_that_lives_on_the_round_second_is_bad_news(built):
+    def told(lo, hi, text):
+        row = {"round_second": {"value": (lo + hi) / 2, "lo": lo, "hi": hi}, "text": text}
+        return report.render(built, offsets={"S0": {"ridge_reference": row, "linear": row}})
+
+    bad = told(0.01, 0.02, "better on the round second than elsewhere: R2 there less the mean of the other offsets in [+0.0100, +0.0200]")
+    assert '<li class="bad">linear: better on the round second than elsewhere: R² there' in bad
+    assert '<li class="good">linear: does not live' in told(-0.01, 0.02, "does not live on the round second: x")
+    assert "round second" not in report.render(built)
