@@ -171,17 +171,21 @@ def rows_of(pipeline: Pipeline, dataset: Dataset, built: dict[int, StepRef]) -> 
     """What a pipeline says on the test rows of a run, by symbol. Its universe and features may be others than the run's."""
     calendar, ticks = dataset.get_calendar(), open_ticks(get_settings())
     same = pipeline.universe.as_json() == dataset.universe and pipeline.features.as_json() == dataset.features
-    delays = [d for d in sorted({dataset.latency_ns, *DELAYS_NS}) if d >= dataset.latency_ns]
+    stored = {dataset.latency_ns, *DELAYS_NS} if same else set()
     sessions = []
     for day in calendar.sessions(TEST):
         if same:
             panel = open_panel(dataset, built, day)
-            told = {d: load_labels(built[day].directory, d) for d in delays}
         else:
             session = dataset.session(day)
-            events = ticks.events(pipeline.universe, session)
-            panel = pipeline.panel(session, events)
-            told = {d: labels(events, pipeline.universe, session, panel.as_of, dataset.horizon_ns, d) for d in delays}
+            panel = pipeline.panel(session, ticks.events(pipeline.universe, session))
+        # The delays are counted from the latency that was trained for, so that a run of any latency has the touch 100 ms later.
+        told = {
+            d: load_labels(built[day].directory, d)
+            if d in stored
+            else labels(panel.events, pipeline.universe, dataset.session(day), panel.as_of, dataset.horizon_ns, d)
+            for d in (dataset.latency_ns + delay for delay in DELAYS_NS)
+        }
         y = {d - dataset.latency_ns: moves for d, (moves, _, _) in told.items()}
         known = {d - dataset.latency_ns: seen for d, (_, seen, _) in told.items()}
         sessions.append(JudgedSession(panel, fold(pipeline, panel), y, known))

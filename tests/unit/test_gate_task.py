@@ -62,10 +62,10 @@ def challenger() -> Pipeline:
     return fitted(training_panel(), KINDS, "trees", 0.0)
 
 
-def dataset() -> Dataset:
+def dataset(latency_ms: int = 0) -> Dataset:
     market = small_market()
     first, last = (date.fromisoformat(str(s.day)) for s in market.sessions)
-    return select_data.fn(list(market.universe.symbols), first, last, None, 0)
+    return select_data.fn(list(market.universe.symbols), first, last, None, latency_ms)
 
 
 def built(data: Dataset) -> dict[int, StepRef]:
@@ -238,6 +238,15 @@ def test_promote_needs_a_promoted_verdict_or_a_reason_and_the_record_says_which(
     other = write(home, fitted(training_panel(), KINDS, "trees", 0.5), data)
     assert moving.promote(other.sha256, "the desk asked").history[-1].note == "forced: the desk asked"
     assert moving.rollback(None).release == ref.sha256
+
+
+def test_a_run_of_any_latency_has_the_touch_that_the_timing_asks_for(home: Path, challenger: Pipeline) -> None:
+    data = dataset(10)
+    card = judge(write(home, challenger, data), data)
+    at_once = judge(write(home, challenger, dataset()), dataset())
+    for symbol, one in card.symbols.items():
+        assert one.timing.value is not None and one.gone_ms is not None and one.rows > 400
+        assert one.r2.value != at_once.symbols[symbol].r2.value, "the moves begin 10 ms later"
 
 
 def test_what_is_served_keeps_the_verdict_that_promoted_it(home: Path, challenger: Pipeline) -> None:
