@@ -48,6 +48,15 @@ def test_fat_left_tails_make_a_sharpe_less_sure():
     assert probabilistic_sharpe(drops, 0.0) < probabilistic_sharpe(rises, 0.0)
 
 
+def test_the_formula_is_that_of_the_paper():
+    net = np.random.default_rng(6).standard_t(4, size=60) + 0.9
+    z = (net - net.mean()) / net.std()
+    sharpe, skewness, fourth = net.mean() / net.std(ddof=1), (z**3).mean(), (z**4).mean()
+    assert sharpe > 0.5 and fourth > 3.5
+    error = np.sqrt((1 - skewness * sharpe + (fourth - 1) / 4 * sharpe**2) / 59)
+    assert probabilistic_sharpe(net, 0.4) == pytest.approx(stats.norm.cdf((sharpe - 0.4) / error), rel=1e-12)
+
+
 @pytest.mark.parametrize("n", [10, 100])
 def test_the_best_of_many_without_skill_is_seldom_called_skill(n):
     """DSR > .95 in at most 1 % (methods.md section 7)."""
