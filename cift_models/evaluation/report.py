@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cift_models.errors import DataError
 from cift_models.evaluation import backtest, calibration, plots
 from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.metrics import METRICS, MODELS, by_half_hour, by_regime
@@ -469,10 +470,24 @@ def drawings(page: str) -> dict[str, str]:
     return {name: head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + style + rest for head, name, rest in found}
 
 
+_UNJUDGED = '<div id="unjudged" hidden></div>'
+"""Where the verdict will stand: a page is drawn before the gate has spoken."""
+
+
+def with_card(page: str, card: Mapping[str, Any]) -> str:
+    """A page that was rendered without a card, with the verdict and its reasons put first: what the gate writes once it has spoken.
+
+    Raises DataError for a page that has a verdict, or is no report.
+    """
+    if page.count(_UNJUDGED) != 1:
+        raise DataError("This page has no place for a verdict. Expected a report without one.", hint="Render it again from metrics.json.")
+    return page.replace(_UNJUDGED, _verdict(card))
+
+
 def _verdict(card: Mapping[str, Any] | None) -> str:
     """The gate's word and why, before anything else. Without a card: nobody has judged this run yet."""
     if card is None:
-        return ""
+        return _UNJUDGED
     promoted = card["verdict"] == "promoted"
     reasons = "".join(f"<li>{escape(_typeset(str(reason)))}</li>" for reason in card["reasons"])
     tone, meaning = ("good", "it may be served") if promoted else ("bad", "what was served stays")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cift_models import scores
+from cift_models.errors import DataError
 from cift_models.evaluation import metrics, plots, report
 from cift_models.evaluation.marginal import Cost, OutOfFold, Stack
 from cift_models.instruments import SECOND, Session
@@ -199,6 +200,15 @@ def test_the_verdict_and_its_reasons_stand_before_every_figure(page, built):
     promoted = report.render(built, card={"verdict": "promoted", "reasons": ["R2 gain in [0.0010, 0.0020]"]})
     assert 'class="verdict good"' in promoted and ">Promoted<" in promoted
     assert 'class="verdict' not in report.render(built)
+
+
+def test_a_page_takes_its_verdict_once_the_gate_has_spoken(built):
+    card = {"verdict": "promoted", "reasons": ["R2 gain in [0.0010, 0.0020]"]}
+    bare = report.render(built)
+    told = report.with_card(bare, card)
+    assert told == report.render(built, card=card) and Outline(told).open == []
+    with pytest.raises(DataError, match="no place for a verdict"):
+        report.with_card(told, card)
 
 
 def test_skill_by_regime_is_that_of_its_rows(data):
