@@ -21,7 +21,7 @@ from cift_models.evaluation.report import Kernels, LeadLag, Regimes, drawings, r
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows
 from cift_models.evaluation.sign_check import on_random_signs
 from cift_models.evaluation.trials import trials_of
-from cift_models.files import canonical_json
+from cift_models.files import canonical_json, digest
 from cift_models.instruments import CALENDARS
 from cift_models.models import model_class
 from cift_models.models.ensemble.model import MEANS
@@ -183,9 +183,7 @@ def judge(
         facts = {kind: report["facts"] for kind, report in reports.items()}
         costs = _costs(fits, live_ms(pipeline, sessions[0].panel, sessions[0].decided))
         stack = stack_of(plan["kinds"], dataset, built, fits, facts, costs)
-        own = trials_of(
-            rows, {kind: by_fold["final"].key.rsplit("/", 1)[-1] for kind, by_fold in fits.items()}, code_sha256(), tested_on(dataset)
-        )
+        own = trials_of(rows, _configs(fits, plan), code_sha256(), tested_on(dataset))
         judged = metrics.build(rows, on_random_signs=signed, stack=stack, own=own, earlier=known_trials())
         metrics.validate(judged)
         keep_trials(own)
@@ -264,6 +262,14 @@ def stack_of(
         facts.get("ensemble", {}).get("overall", {}),
         {k: _base_weights(facts[k], universe.symbols) for k in NESTED if k in facts},
     )
+
+
+def _configs(fits: Fits, plan: dict[str, Any]) -> dict[str, str]:
+    """What was tried, by kind: the fit, its thresholds, and the models beside it, for a trial is on the rows where all of them speak."""
+    return {
+        kind: digest({"fit": by_fold["final"].key, "threshold": plan["thresholds"].get(kind), "beside": plan["kinds"]})
+        for kind, by_fold in fits.items()
+    }
 
 
 def _base_weights(facts: dict[str, Any], symbols: tuple[str, ...]) -> dict[str, tuple[float, float]]:

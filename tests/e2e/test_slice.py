@@ -70,6 +70,23 @@ def test_every_model_has_its_figures(trained):
         assert metrics["rows"][symbol] > 400
 
 
+def test_every_model_of_the_stack_has_its_marginal_value_and_its_cost(trained):
+    folder = next((trained / "steps/judge").glob("*/metrics.json")).parent
+    metrics = orjson.loads((folder / "metrics.json").read_bytes())
+    for symbol in SYMBOLS:
+        for model, row in metrics["marginal"][symbol].items():
+            assert row["rows"] > 400 and row["r2_gain"]["value"] is not None, (symbol, model, row)
+            assert row["live_ms"] > 0 and row["fit_minutes"] > 0
+        assert metrics["economics"][symbol]["linear"]["touch_size"]["always"]["median_lots"] > 0
+        assert metrics["economics"][symbol]["linear"]["deflated_sharpe"]["trials"] >= 10
+    offsets = orjson.loads((folder / "offsets.json").read_bytes())
+    for symbol in SYMBOLS:
+        for kind in ("linear", "ridge_reference"):
+            assert len(offsets[symbol][kind]["offsets"]) == 10
+            assert offsets[symbol][kind]["offsets"][0]["value"] == metrics["symbols"][symbol][kind]["r2"]["value"]
+    assert len(list((trained / "trials").glob("*.json"))) == 1
+
+
 def test_no_prediction_knew_its_label(trained):
     import polars as pl
 
