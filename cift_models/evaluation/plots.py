@@ -78,8 +78,10 @@ def drawing(name: str, draw: Callable[[Axes], None], size: tuple[float, float] =
 
 
 def _legend(axes: Axes) -> None:
-    """Above the axes, where no line runs."""
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, borderaxespad=0.2, handlelength=1.4, columnspacing=1.2)
+    """Above the axes, where no line runs; long names in fewer columns, for a legend wider than the axes squeezes them."""
+    longest = max((len(label) for label in axes.get_legend_handles_labels()[1]), default=0)
+    columns = 3 if longest <= 13 else 2 if longest <= 19 else 1
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.4, columnspacing=1.2)
 
 
 def _no_grid(axes: Axes, which: str) -> None:
@@ -238,13 +240,19 @@ def regime_strip(name: str, hours: NDArray[np.float64], p: NDArray[np.float64], 
 
 
 def kernel_curves(name: str, lag_s: NDArray[np.float64], kernels: Mapping[str, NDArray[np.float64]]) -> str:
-    """Hawkes kernels on log-log axes: lag_s float64[k], {pair: events per second float64[k]}; values of 0 are left out."""
+    """Hawkes kernels on log-log axes: lag_s float64[k], {pair: events per second float64[k]}; values of 0 are left out.
+
+    The axis ends at a millionth of the greatest value: below, an exponential's tail would squeeze all that can happen in a session.
+    """
 
     def draw(axes: Axes) -> None:
+        top = max((float(values.max()) for values in kernels.values() if len(values)), default=0.0)
         for (label, values), colour in zip(kernels.items(), SERIES, strict=False):
             axes.plot(lag_s, np.where(values > 0, values, np.nan), color=colour, label=label)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        if top > 0:
+            axes.set_ylim(1e-6 * top, 2 * top)
         axes.set_xlabel("seconds after the event")
         axes.set_ylabel("extra events per second")
         _legend(axes)
@@ -285,8 +293,11 @@ def learning_curves(name: str, curves: Mapping[str, Sequence[float]]) -> str:
     """Losses by epoch or iteration: {curve: values}."""
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for (label, values), colour in zip(curves.items(), SERIES, strict=False):
             axes.plot(np.arange(1, len(values) + 1), values, "o-" if len(values) < 3 else "-", color=colour, markersize=3, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch or iteration")
         _legend(axes)
 

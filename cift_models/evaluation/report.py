@@ -185,7 +185,8 @@ _DIGITS = {"log_loss": 4, "brier": 4, "accuracy": 3, "mcc": 3, "ece": 4, "sharpe
 
 
 def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
+    # round(..) + 0.0: what rounds to 0 has no sign.
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
 
 
 def table_for_terminal(metrics: Mapping[str, Any], symbol: str) -> list[list[str]]:
@@ -534,7 +535,7 @@ def _marginal_table(metrics: Mapping[str, Any], symbol: str) -> str:
         live, fit = row["live_ms"], row["fit_minutes"]
         costs = [
             f'<td class="none" title="{escape(row.get("cost_reason", ""))}">–</td>' if value is None else f"<td>{value:,.{digits}f}</td>"
-            for value, digits in ((live, 3), (fit, 1))
+            for value, digits in ((live, 3), (fit, 2))
         ]
         rows.append(
             f'<tr><th scope="row">{escape(model)}</th><td class="word{tone}"><b>{escape(word)}</b><small>to {escape(over)}</small></td>'

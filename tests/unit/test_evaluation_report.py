@@ -235,7 +235,7 @@ def test_what_a_model_adds_is_said_with_what_it_is_added_to(data):
     stack = Stack({d.symbol: OutOfFold(y, past) for d in data}, {"linear": Cost(0.004, 1.5)}, {}, {})
     page = report.render(metrics.build(data, draws=100, stack=stack))
     assert "What each model adds to the stack, and costs" in page and "<small>to no forecast</small>" in page
-    assert "<td>0.004</td><td>1.5</td>" in page and Outline(page).open == []
+    assert "<td>0.004</td><td>1.50</td>" in page and Outline(page).open == []
 
 
 def test_the_best_minutes_and_the_half_life_are_among_the_verdicts(built):
@@ -256,3 +256,14 @@ def test_a_model_that_lives_on_the_round_second_is_bad_news(built):
     assert '<li class="bad">linear: better on the round second than elsewhere: R² there' in bad
     assert '<li class="good">linear: does not live' in told(-0.01, 0.02, "does not live on the round second: x")
     assert "round second" not in report.render(built)
+
+
+def test_what_rounds_to_nothing_has_no_sign():
+    assert [report._number(v, 4) for v in (-0.00001, -0.0, -0.0001, None)] == ["0.0000", "0.0000", "−0.0001", "–"]
+
+
+def test_a_kernel_that_dies_does_not_squeeze_the_others():
+    lag = np.geomspace(1e-3, 60, 40)
+    svg = plots.kernel_curves("k", lag, {"slow": 10 / (1 + lag), "gone": 10 * np.exp(-lag)})
+    powers = [int(power) for power in re.findall(r"10\^\{(-?\d+)\}", svg)]
+    assert len(powers) > 5 and min(powers) >= -6
