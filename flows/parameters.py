@@ -108,6 +108,7 @@ class SeedParameters(Parameters):
     symbols: Symbols = Field(default=["AAA", "BBB", "CCC"], description="Names of the simulated instruments.")
     sessions: int = Field(default=2, ge=1, le=250, description="Trading sessions, one a weekday from 2024-01-08 on.")
     session_minutes: int = Field(default=180, ge=10, le=720, title="Minutes", description="Length of a session.")
+    null: bool = Field(default=False, title="Plant nothing", description="The same market without a signal: nobody can forecast its moves.")
 
 
 class FeedParameters(Parameters):

@@ -7,6 +7,7 @@ import typer
 from flows.cli import (
     audit,
     backfill,
+    certify,
     clean,
     data_prep,
     demo,
@@ -48,6 +49,7 @@ app.command("data-prep")(data_prep.data_prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("gate")(gate.gate)
+app.command("certify")(certify.certify)
 app.command("audit")(audit.audit)
 app.command("predict")(predict.predict)
 app.command("promote")(promote.promote)

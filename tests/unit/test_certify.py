@@ -1,0 +1,55 @@
+"""What a certificate is made of; whole runs are in tests/integration/test_certify.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from cift_models.errors import CiftError
+from tasks import certify
+from tasks.certify import Form
+
+
+class Said:
+    def __init__(self, failed: tuple[str, ...]) -> None:
+        self.failed = failed
+        self.config = "c" * 64
+        self.code = certify.code_sha256()
+
+
+def test_a_run_without_a_certificate_is_promoted_where_nothing_else_is_missing():
+    assert certify.said(Said(("certificate",))) == "promoted" and certify.said(Said(())) == "promoted"
+    assert certify.said(Said(("certificate", "better"))) == "held"
+
+
+@pytest.mark.parametrize(("form", "size"), [(Form(), "full"), (Form(seeds=2), "test"), (Form(cheap=199), "test")])
+def test_fewer_runs_are_of_size_test(form, size):
+    assert form.size == size
+
+
+def test_the_certificate_lies_where_the_gate_looks(tmp_path, monkeypatch):
+    from tasks.gate import find_certificate
+
+    monkeypatch.setenv("CIFT_HOME", str(tmp_path))
+    monkeypatch.setattr(certify, "certified_run", lambda kind, seed, form: Said(("certificate",) if kind == "planted" else ("better",)))
+    monkeypatch.setattr(certify, "cheap_nulls", lambda n, first_seed: (("null", object()) for _ in range(n)))
+    monkeypatch.setattr(certify, "promoted", lambda card: False)
+    told = []
+    made = certify.certify(Form(), lambda what, share: told.append(share))
+    assert made.faults() == () and made.size == "full" and made.cheap.n == 200
+    assert find_certificate(made.code, made.config) == made and told == sorted(told) and told[-1] < 1
+    monkeypatch.setattr(certify, "promoted", lambda card: True)
+    assert any("cheap" in fault for fault in certify.certify(Form(), lambda what, share: None).faults())
+
+
+def test_code_that_changes_on_the_way_certifies_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFT_HOME", str(tmp_path))
+    monkeypatch.setattr(certify, "certified_run", lambda kind, seed, form: Said(("certificate",)))
+    monkeypatch.setattr(certify, "code_sha256", lambda: "d" * 64)
+    monkeypatch.setattr(Said, "__init__", lambda self, failed: self.__dict__.update(failed=failed, config="c" * 64, code="e" * 64))
+    with pytest.raises(CiftError, match="changed"):
+        certify.certify(Form(cheap=0), lambda what, share: None)
+
+
+def test_a_run_that_fails_says_what_it_said(tmp_path):
+    with pytest.raises(CiftError, match=r"cift seed --minutes 1 failed: \S"):
+        certify._cift(tmp_path, "seed", "--minutes", "1")
