@@ -6,6 +6,8 @@ signed trade and decayed to the instant when read, so that a reading changes not
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cift_models.compiled import kernel
@@ -15,7 +17,7 @@ from cift_models.features.memory import N_HALF_LIVES
 HALF_LIVES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0, 600.0)
 """Half-lives, seconds: from the width of a burst to the memory of a morning."""
 
-_RATES = np.array([-1e-9 / h for h in HALF_LIVES_S])
+_RATES = np.array([-1e-9 * math.log(2) / h for h in HALF_LIVES_S])
 assert len(HALF_LIVES_S) == N_HALF_LIVES
 
 
@@ -29,7 +31,7 @@ def apply(m, ts, side):
     """Take a signed visible trade."""
     gap = ts - m.count_ts
     for h in range(N_HALF_LIVES):
-        m.counts[h] = m.counts[h] * 2.0 ** (gap * _RATES[h]) + side
+        m.counts[h] = m.counts[h] * math.exp(gap * _RATES[h]) + side
     m.count_ts = ts
 
 
@@ -45,4 +47,4 @@ def row(m, as_of, out, at):
     """Write the family's columns."""
     gap = as_of - m.count_ts
     for h in range(N_HALF_LIVES):
-        out[at + h] = m.counts[h] * 2.0 ** (gap * _RATES[h]) if m.counts[h] != 0.0 else 0.0
+        out[at + h] = m.counts[h] * math.exp(gap * _RATES[h]) if m.counts[h] != 0.0 else 0.0

@@ -295,6 +295,7 @@ def replay(
         )
     if len(events) and not 0 <= int(events.symbol.min()) <= int(events.symbol.max()) < len(state.universe):
         raise DataError(f"Events of symbol {int(events.symbol.max())}; the universe has {len(state.universe)}.", hint="Merge its own.")
+    on_event = on_event or _nothing
     table, columns = events_table(events)  # `columns` keeps alive what the table points to
     _push_stored.compile((int64, int64))
     # Straight to the machine code: the arguments are two integers, and asking for their types takes half of a push.
@@ -304,17 +305,22 @@ def replay(
         i, end = offsets[t], offsets[t + 1]
         while i < end:
             addresses = np.array([state.table_address, table.ctypes.data], np.int64)
-            for full in map(partial(push, addresses.ctypes.data), range(i, end)):
+            # The loop is most of what a callback costs: nothing is asked and nothing is added in it.
+            for k, full in enumerate(map(partial(push, addresses.ctypes.data), range(i, end)), i):
                 if full:
                     state.memory = grown(state.memory)
+                    i = k
                     break
-                if on_event is not None:
-                    on_event(i)
-                i += 1
+                on_event(k)
+            else:
+                i = end
         if t < len(as_of):
             x, why = state.row(int(as_of[t]))
             if on_row is not None:
                 on_row(int(as_of[t]), x, why)
+
+
+def _nothing(i: int) -> None: ...
 
 
 def step_offsets(events: Events, as_of: NDArray[np.int64]) -> NDArray[np.int64]:

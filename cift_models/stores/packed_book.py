@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from cift_models.compiled import kernel
 from cift_models.events import EMPTY_ASK, EMPTY_BID
 from cift_models.schema import BOOK
 
@@ -158,7 +158,7 @@ _SIDES = (("bid", EMPTY_BID, -1), ("ask", EMPTY_ASK, 1))
 """Side, what the price of its level without orders is, and which way its prices go from the best."""
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _best(price, empty, out, null):
     """The best bid as it is. Returns how many are null."""
     nulls = 0
@@ -169,7 +169,7 @@ def _best(price, empty, out, null):
     return nulls
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _above(price, bid, empty, empty_bid, out, null):
     """The best ask above the best bid, or above 0. Returns how many are null; -1 where a distance does not fit."""
     nulls = 0
@@ -184,7 +184,7 @@ def _above(price, bid, empty, empty_bid, out, null):
     return -1 if lost else nulls
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _behind(price, best, empty, away, out, null):
     """Prices behind the best of their side. Returns how many are null; -1 where a distance does not fit, or is to no best."""
     nulls = 0
@@ -198,7 +198,7 @@ def _behind(price, best, empty, away, out, null):
     return -1 if lost else nulls
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _narrowed(size, out):
     """Sizes as int32. Returns whether all fit."""
     lost = False
@@ -208,14 +208,14 @@ def _narrowed(size, out):
     return not lost
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _from_above(distance, bid, empty_bid, price):
     """What `_above` was given, but for nulls."""
     for i in range(len(price)):
         price[i] = distance[i] + (np.int32(0) if bid[i] == empty_bid else bid[i])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _from_behind(distance, best, away, price):
     """What `_behind` was given, but for nulls."""
     for i in range(len(price)):
