@@ -20,6 +20,7 @@ from cift_models.evaluation.certificate import Certificate
 from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.gate import Contender, Evidence, verdict
 from cift_models.evaluation.leak_alarms import Alarm
+from cift_models.evaluation.report import with_card
 from cift_models.evaluation.rows import JudgedSession, judged_rows
 from cift_models.events import Events
 from cift_models.files import canonical_json, digest
@@ -36,7 +37,7 @@ from tasks.audit import audit_session
 from tasks.code import code_sha256
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
 from tasks.progress import reporter
-from tasks.runs import CARD
+from tasks.runs import CARD, REPORT
 from tasks.step import Room, StepRef, step
 
 CERTIFICATES = "certificates"
@@ -95,6 +96,8 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         room.progress("the verdict", 0.8)
         card = verdict(one, other, replace(evidence, cannot=cannot))
         (room.out / CARD).write_bytes(card.to_bytes())
+        page = (judged.directory / REPORT).read_text(encoding="utf-8")
+        (room.out / REPORT).write_text(with_card(page, card.model_dump(mode="json")), encoding="utf-8")
         return _facts(card)
 
     inputs = {
@@ -254,7 +257,8 @@ def publish(gated: StepRef, mlflow_run: str, version: str) -> None:
     for name, value in {"verdict": card.verdict, "reason": card.first_reason[:4900], "card": card.sha256}.items():
         client.set_model_version_tag(track.MODEL, version, f"cift.{name}", value)
         client.set_tag(mlflow_run, f"cift.{name}", value)
-    client.log_artifact(mlflow_run, str(gated.directory / CARD))
+    for name in (CARD, REPORT):  # the page that the judge logged knew of no verdict
+        client.log_artifact(mlflow_run, str(gated.directory / name))
     create_markdown_artifact(markdown=in_markdown(card), key="verdict", description=f"{card.verdict}: {card.first_reason}"[:900])
     reporter("gate")(f"{card.verdict}: {card.first_reason}", 1.0)
 

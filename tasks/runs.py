@@ -25,6 +25,8 @@ from tasks.step import RECORD, StepRef
 
 CARD = "card.json"
 """The gate's verdict, in the folder of its step."""
+REPORT = "report.html"
+"""The page: the judge's without a verdict, beside it the gate's with it."""
 
 GOING_ON = ".going-on"
 """Locked, shared, by every run that is going on; the lock dies with its process, however it dies."""
@@ -35,8 +37,8 @@ class Run(BaseModel):
 
     number     counts runs of this home from 1
     symbols    the universe, in order; days its sessions, yyyymmdd
-    judged     key of the folder that holds metrics.json and report.html
-    gated      key of the folder that holds card.json, the gate's verdict; None for a run from before there was a gate
+    judged     key of the folder that holds metrics.json, the ledger and the report without a verdict
+    gated      key of the folder that holds card.json, the gate's verdict, and report.html with it; None where there was no gate yet
     steps      keys of every folder that the run made or reused, `judged` among them
     finished   UTC, ISO 8601
     """

@@ -16,7 +16,8 @@ def show(run: Run) -> None:
 
     from cift_models.errors import NotStored
     from cift_models.evaluation.report import table_for_terminal
-    from tasks.runs import judged_step, read_card
+    from cift_models.settings import get_settings
+    from tasks.runs import REPORT, judged_step, read_card
 
     # Where the output is not a terminal, a table of twelve columns is still a table.
     console = Console() if Console().is_terminal else Console(width=150)
@@ -45,7 +46,8 @@ def show(run: Run) -> None:
     if run.gated and (card := read_card(run.gated)):
         more = f" ({len(card.reasons) - 1} more reasons: cift gate {run.number})" if len(card.reasons) > 1 else ""
         print(f"Gate:     {card.verdict}: {card.first_reason}{more}")
-    print(f"Report:   {judged.directory / 'report.html'}")
+    with_verdict = get_settings().home / run.gated / REPORT if run.gated else judged.directory / REPORT
+    print(f"Report:   {with_verdict if with_verdict.is_file() else judged.directory / REPORT}")
     print(f"Metrics:  {judged.directory / 'metrics.json'}")
     print(f"Release:  {run.release}")
     print(f"MLflow:   run {run.mlflow_run}, model cift version {run.version}")

@@ -12,6 +12,7 @@ import tasks.release as moving
 from cift_models import release
 from cift_models.engine import Pipeline
 from cift_models.errors import Conflict, NotStored, ReleaseError
+from cift_models.evaluation import report
 from cift_models.evaluation.card import Card, Vouched
 from cift_models.evaluation.certificate import Certificate, CertifiedRun, CheapNulls
 from cift_models.events import merge
@@ -77,6 +78,7 @@ def judged(alarms: tuple = ()) -> StepRef:
 
     def run(room) -> dict:
         (room.out / "metrics.json").write_bytes(canonical_json({"alarms": list(alarms)}))
+        (room.out / "report.html").write_text(report._UNJUDGED)
         return {}
 
     return step("judge", {"alarms": list(alarms)}, run)
@@ -99,6 +101,14 @@ def write(home: Path, made: Pipeline, data: Dataset, panel: Panel | None = None,
 
 def judge(ref: ReleaseRef, data: Dataset, alarms: tuple = ()) -> Card:
     return read_card(judge_release.fn(data, built(data), judged(alarms), ref))
+
+
+def test_the_page_of_a_verdict_begins_with_it(home: Path, challenger: Pipeline) -> None:
+    data = dataset()
+    made = judge_release.fn(data, built(data), judged(), write(home, challenger, data))
+    page, card = (made.directory / "report.html").read_text(), read_card(made)
+    assert "Held" in page and report._UNJUDGED not in page and card.clauses["certificate"] is False
+    assert page.count("<li>") == len(card.reasons)
 
 
 def test_the_first_is_judged_against_linear_of_its_own_run_and_the_card_is_kept(home: Path, challenger: Pipeline) -> None:
