@@ -12,6 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
@@ -24,7 +25,11 @@ N_SYMBOLS, N_LEVELS, N_RING, N_TRADES, N_BINS = range(6, 11)
 """Places in a memory's table behind the addresses of symbols, book, ring, trades, bins and bin_logs."""
 N_EVENTS, N_EVENT_LEVELS = range(10, 12)
 """Places in a table of events behind the addresses of its columns (EVENT_COLUMNS)."""
-EVENT_COLUMNS = ("ts", "symbol", "kind", "side", "trade_px", "trade_sz", "bid_px", "bid_sz", "ask_px", "ask_sz")
+EVENT_COLUMNS = {
+    "ts": np.int64, "symbol": np.int16, "kind": np.int8, "side": np.int8, "trade_px": np.int64, "trade_sz": np.int64,
+    "bid_px": np.int32, "bid_sz": np.int64, "ask_px": np.int32, "ask_sz": np.int64,
+}  # fmt: skip
+"""As Events has them; what is read by address must be of the very type."""
 
 
 def memory_table(memory: Memory) -> NDArray[np.int64]:
@@ -37,7 +42,7 @@ def memory_table(memory: Memory) -> NDArray[np.int64]:
 
 def events_table(events: Events) -> tuple[NDArray[np.int64], list[NDArray[Any]]]:
     """The table of a stream of events, and the arrays that it points to: keep them as long as the table."""
-    columns = [np.ascontiguousarray(getattr(events, name)) for name in EVENT_COLUMNS]
+    columns = [np.ascontiguousarray(getattr(events, name), dtype) for name, dtype in EVENT_COLUMNS.items()]
     return np.array([*(column.ctypes.data for column in columns), len(events), events.levels], np.int64), columns
 
 
@@ -56,6 +61,23 @@ def _pointer(pointee: types.Type) -> Any:
     return pointer
 
 
+def _only(dtype: types.Type) -> Any:
+    """An intrinsic that does nothing and does not compile for an array of another type or layout: nobody would notice at run time."""
+
+    @intrinsic
+    def only(typingctx, array):  # pyright: ignore
+        if not (isinstance(array, types.Array) and array.dtype == dtype and array.layout == "C"):
+            raise TypingError(f"expected a C-contiguous array of {dtype}, was {array}")
+
+        def codegen(context, builder, signature, args):  # pyright: ignore
+            return context.get_dummy_value()
+
+        return types.void(array), codegen
+
+    return only
+
+
+only_ints, only_int32s, only_floats = _only(types.int64), _only(types.int32), _only(types.float64)
 symbols_at = _pointer(numba.from_dtype(SYMBOL))
 ints_at = _pointer(types.int64)
 int32s_at = _pointer(types.int32)
@@ -67,16 +89,19 @@ floats_at = _pointer(types.float64)
 @kernel(inline="always")
 def ints(array):
     """The same int64 array without an owner: numba counts no references to it, twice for each function that it is passed to."""
+    only_ints(array)
     return carray(ints_at(array.ctypes.data), array.shape)
 
 
 @kernel(inline="always")
 def int32s(array):
+    only_int32s(array)
     return carray(int32s_at(array.ctypes.data), array.shape)
 
 
 @kernel(inline="always")
 def floats(array):
+    only_floats(array)
     return carray(floats_at(array.ctypes.data), array.shape)
 
 

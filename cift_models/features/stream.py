@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 from numba import int64
+from numba.core.errors import NumbaError
 from numba.np.numpy_support import carray
 from numpy.typing import NDArray
 
@@ -100,7 +101,12 @@ class FeatureState:
 
         Raises DataError for a symbol that the universe lacks and for a book of other levels. Events come in order; nobody checks it here.
         """
-        said = self._push(ts, symbol, kind, side, trade_px, trade_sz, book)
+        try:
+            said = self._push(ts, symbol, kind, side, trade_px, trade_sz, book)
+        except NumbaError as error:
+            raise DataError(
+                f"A book of {book.dtype}, expected a C-contiguous int64[4, L].", hint="np.ascontiguousarray(book, np.int64)"
+            ) from error
         if said != TAKEN:
             if said == REFUSED:
                 raise DataError(
@@ -163,13 +169,13 @@ def _fold_into(state: FeatureState, events: Events, offsets: NDArray, as_of: NDA
             f"Events have {events.levels} book levels, the feature set {state.features.levels}.",
             hint="Merge the events to the universe's levels.",
         )
+    books = [np.ascontiguousarray(getattr(events, name)) for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")]
     order, bounds = _by_symbol(events.symbol, first_symbol, len(state.universe), int(offsets[0]), int(offsets[-1]))
     s, t, k = 0, 0, -1
     while True:
         s, t, k = _fold(
             state.memory, events.ts, events.symbol, events.kind, events.side, events.trade_px, events.trade_sz,
-            events.bid_px, events.bid_sz, events.ask_px, events.ask_sz, offsets, as_of, state.at, first_symbol, x, why,
-            order, bounds, s, t, k,
+            *books, offsets, as_of, state.at, first_symbol, x, why, order, bounds, s, t, k,
         )  # fmt: skip
         if s == len(state.universe):
             return

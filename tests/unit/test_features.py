@@ -295,3 +295,29 @@ def test_integrated_flow_is_the_first_component_of_the_past():
         IntegratedOFI.fit(np.ones((10, 3)))
     with pytest.raises(DataError):
         IntegratedOFI.fit(np.full((10, 3), np.nan))
+
+
+def test_arrays_of_another_type_or_layout_are_never_read_as_if_they_were_not():
+    """Kernels read memory by address: a book of int32, or a strided view, would be read as other numbers."""
+    universe, features, session, events = stream_of(12)
+    state = stream.start(universe, features, session)
+    book = np.zeros((4, 3), np.int64)
+    state.push(session.open, 0, BOOK, 0, 0, 0, book)
+    for wrong in (book.astype(np.int32), book.astype(np.float64), np.asfortranarray(book), np.zeros((4, 6), np.int64)[:, ::2]):
+        with pytest.raises(DataError, match="C-contiguous int64"):
+            state.push(session.open, 0, BOOK, 0, 0, 0, wrong)
+    for wrong in (book[:3], np.zeros((4, 4), np.int64)):
+        with pytest.raises(DataError, match="expected 0 to 1 and"):
+            state.push(session.open, 0, BOOK, 0, 0, 0, wrong)
+    for symbol in (-1, 2):
+        with pytest.raises(DataError, match="Symbol"):
+            state.push(session.open, symbol, BOOK, 0, 0, 0, book)
+    want = stream.build(universe, features, session, events)[2]
+    wide = {name: np.repeat(getattr(events, name), 2, axis=1)[:, ::2] for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")}
+    assert not wide["bid_px"].flags.c_contiguous
+    strided = replace(events, **wide)
+    assert stream.build(universe, features, session, strided)[2].tobytes() == want.tobytes()
+    as_of = np.array(session.instants(features.clock_ns), np.int64)
+    rows = []
+    stream.replay(stream.start(universe, features, session), strided, as_of, on_row=lambda t, x, why: rows.append(x))
+    assert np.stack(rows).tobytes() == want.tobytes()
