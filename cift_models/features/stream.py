@@ -20,6 +20,7 @@ from cift_models.features import activity, clock_bars, families, flows, volatili
 from cift_models.features.families import FAMILIES
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.handle import (
+    EVENT_COLUMNS,
     N_EVENT_LEVELS,
     N_EVENTS,
     N_LEVELS,
@@ -169,7 +170,7 @@ def _fold_into(state: FeatureState, events: Events, offsets: NDArray, as_of: NDA
             f"Events have {events.levels} book levels, the feature set {state.features.levels}.",
             hint="Merge the events to the universe's levels.",
         )
-    books = [np.ascontiguousarray(getattr(events, name)) for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")]
+    books = [np.ascontiguousarray(getattr(events, name), EVENT_COLUMNS[name]) for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")]
     order, bounds = _by_symbol(events.symbol, first_symbol, len(state.universe), int(offsets[0]), int(offsets[-1]))
     s, t, k = 0, 0, -1
     while True:

@@ -315,7 +315,7 @@ def test_arrays_of_another_type_or_layout_are_never_read_as_if_they_were_not():
     want = stream.build(universe, features, session, events)[2]
     wide = {name: np.repeat(getattr(events, name), 2, axis=1)[:, ::2] for name in ("bid_px", "bid_sz", "ask_px", "ask_sz")}
     assert not wide["bid_px"].flags.c_contiguous
-    strided = replace(events, **wide)
+    strided = replace(events, **wide, symbol=events.symbol.astype(np.int64), side=events.side.astype(np.int32))
     assert stream.build(universe, features, session, strided)[2].tobytes() == want.tobytes()
     as_of = np.array(session.instants(features.clock_ns), np.int64)
     rows = []
