@@ -45,7 +45,7 @@ bench: setup .venv-bench/installed ## time what is fast, beside its peers; the f
 	$(BIN)/python tests/benchmarks/write_results.py
 
 # Peers that do not fit the lock have an environment of their own.
-.venv-bench/installed: Makefile
+.venv-bench/installed: Makefile .venv/installed
 	$(PYTHON) -m venv --clear .venv-bench
 	$(BIN)/uv pip install --quiet --python .venv-bench/bin/python "nautilus_trader==1.221.0" "hftbacktest==2.4.4"
 	touch $@

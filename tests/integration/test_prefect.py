@@ -183,7 +183,7 @@ def test_a_failed_run_is_retried_and_only_the_missing_steps_run(prefect: Prefect
     failed = prefect.run("train", TRAIN)
     assert failed["state_type"] == "FAILED" and "FileExistsError" in failed["state"]["message"], failed["state"]["message"]
     before = _written(prefect.home)
-    assert len(before) == 2 + 2 * 4 + 4 + 2  # features, fits, heads and plan
+    assert len(before) == 2 + 2 * 4 + 4 + 3  # features, fits, heads, plan and offsets
 
     obstacle.unlink()
     again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
@@ -195,11 +195,13 @@ def test_a_failed_run_is_retried_and_only_the_missing_steps_run(prefect: Prefect
     assert done["state_type"] == "COMPLETED" and done["run_count"] == 2, done["state"]["message"]
     after = _written(prefect.home)
     assert {path: after[path] for path in before} == before
-    (judged,) = set(after) - set(before)
-    assert judged.startswith("steps/judge/")
+    new = {path.split("/")[1]: path for path in set(after) - set(before)}
+    assert set(new) == {"judge", "audit_release", "latency", "gate"} and len(after) == len(before) + 4
+    judged = new["judge"]
     record = orjson.loads((prefect.home / "runs" / "000001-train.json").read_bytes())
     assert record["judged"] == judged and record["days"] == [20240108, 20240109]
-    assert set(record["steps"]) == set(after)
+    assert record["gated"] == new["gate"]
+    assert set(record["steps"]) | {new[kind] for kind in ("audit_release", "latency", "gate")} == set(after)
     assert (prefect.home / "releases" / record["release"] / "manifest.json").is_file()
 
 

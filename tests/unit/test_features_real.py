@@ -81,11 +81,10 @@ def test_the_live_paths_have_the_bits_of_batch(stored):
     assert compared > 1_000_000
 
 
+@pytest.mark.parametrize("stored", ["lobster"], indirect=True)
 def test_the_integrated_flow_explains_more_than_the_best_level(stored):
     """Contemporaneous R2 of the mid's move over a second, out of sample: .25 -> .68 AMZN, .28 -> .53 GOOG (fitted on the first 60 %)."""
     universe, session, events = stored[0]
-    if universe.levels < 5 or session.day != 20120621:
-        pytest.skip("needs the recorded books of five levels")
     features = FeatureSet(levels=universe.levels)
     as_of, _, x, valid, _ = stream.build(universe, features, session, events)
     names = [f"ofi_{level:02d}_1000ms" for level in range(5)]
