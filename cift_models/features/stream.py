@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 from numba import int64
@@ -313,7 +314,7 @@ def replay(
         while i < end:
             addresses = np.array([state.table_address, table.ctypes.data], np.int64)
             # The loop is most of what a callback costs: nothing is asked and nothing is added in it.
-            for k, full in enumerate(map(partial(push, addresses.ctypes.data), range(i, end)), i):
+            for k, full in enumerate(map(push, repeat(addresses.ctypes.data), range(i, end)), i):
                 if full:
                     state.memory = grown(state.memory)
                     i = k
