@@ -28,6 +28,11 @@ class Forecast:
     p: NDArray[np.float64] | None = None
     rule: SignalRule | None = None
 
+    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Forecast:
+        """Some of the rows."""
+        mean, p = self.mean_bps, self.p
+        return replace(self, ready=self.ready[rows], mean_bps=None if mean is None else mean[rows], p=None if p is None else p[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
@@ -92,6 +97,23 @@ class Evaluated:
 
     def __len__(self) -> int:
         return len(self.as_of)
+
+    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Evaluated:
+        """Some of the rows, with what everybody says on them."""
+        return replace(
+            self,
+            as_of=self.as_of[rows],
+            y=self.y[rows],
+            half_spread_bps=self.half_spread_bps[rows],
+            mid=self.mid[rows],
+            bid={delay: px[rows] for delay, px in self.bid.items()},
+            ask={delay: px[rows] for delay, px in self.ask.items()},
+            forecasts={name: forecast.taken(rows) for name, forecast in self.forecasts.items()},
+            y_delay={delay: y[rows] for delay, y in self.y_delay.items()},
+            session=None if self.session is None else self.session[rows],
+            bid_lots=None if self.bid_lots is None else self.bid_lots[rows],
+            ask_lots=None if self.ask_lots is None else self.ask_lots[rows],
+        )
 
     @property
     def sessions(self) -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ from cift_models.evaluation import backtest, calibration
 from cift_models.evaluation.card import Card, Figure, OnSymbol, Size, Tested, Vouched, Who
 from cift_models.evaluation.causality import Audit
 from cift_models.evaluation.certificate import Certificate
-from cift_models.evaluation.evaluated import Evaluated, Forecast
+from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.leak_alarms import Alarm
 from cift_models.evaluation.significance import DRAWS, Blocks, Estimate, block_t, holm
 from cift_models.scores import Terms
@@ -182,17 +182,12 @@ def _pair(challenger: Contender, champion: Contender | None, symbol: str) -> _Pa
         mid=mine.mid[i],
         bid={delay: px[i] for delay, px in mine.bid.items()},
         ask={delay: px[i] for delay, px in mine.ask.items()},
-        forecasts={OURS: _taken(ours, i), THEIRS: _taken(theirs, j)},
+        forecasts={OURS: ours.taken(i), THEIRS: theirs.taken(j)},
         session=mine.sessions[i],
         fee_bps=mine.fee_bps,
         horizon_ns=mine.horizon_ns,
     )
     return _Pair(symbol, rival, data)
-
-
-def _taken(forecast: Forecast, rows: NDArray[np.int64]) -> Forecast:
-    mean, p = forecast.mean_bps, forecast.p
-    return Forecast(forecast.ready[rows], None if mean is None else mean[rows], None if p is None else p[rows])
 
 
 def _rows(challenger: Contender, champion: Contender | None, pairs: Sequence[_Pair], evidence: Evidence) -> list[str]:

@@ -122,7 +122,7 @@ def judge_null(one: Market, kind: str, how: str, seed: int) -> Card:
         place = np.searchsorted(panel.as_of, part.as_of)
         keep = panel.rows[place]
         said = {name: Forecast(ready[place, s], mean[place, s], p[place, s]) for name, (mean, ready, p) in spoken.items()}
-        rows[part.symbol] = _taken(replace(part, y=panel.y[place, s], forecasts=said), keep)
+        rows[part.symbol] = replace(part, y=panel.y[place, s], forecasts=said).taken(keep)
     first = min(int(part.as_of[0]) for part in rows.values())
     return verdict(Contender(kind, rows, max_train_t1=first - 1), None, Evidence(code="", seed=seed))
 
@@ -162,22 +162,3 @@ def _speak(panel: Panel, calendar: BlockCalendar, kind: str, seed: int):
     assert panel.rows is not None
     head, _ = Head.fit([(replace(panel, rows=panel.rows & head_rows), means, ready)])
     return means, ready, head.predict(means, panel.x, ready)
-
-
-def _taken(data: Evaluated, rows) -> Evaluated:
-    """Some rows of it."""
-    return Evaluated(
-        symbol=data.symbol,
-        as_of=data.as_of[rows],
-        y=data.y[rows],
-        half_spread_bps=data.half_spread_bps[rows],
-        mid=data.mid[rows],
-        bid={delay: px[rows] for delay, px in data.bid.items()},
-        ask={delay: px[rows] for delay, px in data.ask.items()},
-        forecasts={
-            name: Forecast(f.ready[rows], None if f.mean_bps is None else f.mean_bps[rows], None if f.p is None else f.p[rows])
-            for name, f in data.forecasts.items()
-        },
-        session=data.sessions[rows],
-        fee_bps=data.fee_bps,
-    )

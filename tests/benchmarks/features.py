@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=15, help="turns of each at a million rows (fewer where a peer takes over a second)")
     args = parser.parse_args()
     cases = [tuple(int(v) for v in case.split("x")) for case in args.cases] if args.cases else list(CASES)
-    if args.large:
+    if args.large and not args.cases:
         cases.append((LARGE, 1))
     if not args.json:
         print(f"{'peer':18}{'levels':>7}{'rows':>12}{'ours ms':>10}{'peer ms':>10}{'ratio':>8}  note")

@@ -11,8 +11,7 @@ import orjson
 import pytest
 
 from cift_models.evaluation.card import Card
-from cift_models.stores.ticks import ParquetTicks
-from tests.market import small_market
+from tests.market import small_market, store_small_market
 from tests.processes import ROOT, cift, environment
 
 pytestmark = pytest.mark.slow
@@ -24,11 +23,7 @@ SYMBOLS = small_market().universe.symbols
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("gate") / "home"
-    market = small_market()
-    for session, parts in zip(market.sessions, market.events, strict=True):
-        for instrument in market.universe.instruments:
-            ParquetTicks(home).write_events(instrument, session, parts[instrument.symbol], {"feed": "simulate"})
-    return home
+    return store_small_market(home)
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ from cift_models import compiled
 from cift_models.errors import CiftError, Conflict, EmptyRange, NotStored
 from cift_models.settings import Settings, get_settings
 from cift_models.stores.releases import Releases
-from cift_models.stores.ticks import ParquetTicks, open_ticks
+from cift_models.stores.ticks import open_ticks
 from flows.cli import quality, stored
 from flows.cli.app import app
 from flows.cli.guard import MOST_LINES, words
 from tasks import clean, runs
 from tests import servers
 from tests.lobster_made import MESSAGES, lobster_made
-from tests.market import small_market
+from tests.market import small_market, store_small_market
 from tests.processes import ROOT, cift, environment
 
 pytestmark = pytest.mark.slow
@@ -35,11 +35,7 @@ COMMANDS = [command.name for command in app.registered_commands]
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home in which a small market is stored."""
     home = tmp_path_factory.mktemp("cli") / "home"
-    market = small_market()
-    for session, parts in zip(market.sessions, market.events, strict=True):
-        for instrument in market.universe.instruments:
-            ParquetTicks(home).write_events(instrument, session, parts[instrument.symbol], {"feed": "simulate"})
-    return home
+    return store_small_market(home)
 
 
 def _says(done: subprocess.CompletedProcess[str], *texts: str, code: int) -> None:

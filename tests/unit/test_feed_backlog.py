@@ -180,17 +180,18 @@ def test_nothing_waits_when_nothing_is_taken():
     assert asyncio.run(run()) < 30
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    steps=st.lists(
-        st.one_of(
-            st.tuples(st.sampled_from([TRADE, QUOTE, DEPTH, SNAPSHOT, BREAK]), st.sampled_from([BTC, ETH]), st.integers(50, 900)),
-            st.just("take"),
-        ),
-        max_size=120,
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from([TRADE, QUOTE, DEPTH, SNAPSHOT, BREAK]), st.sampled_from([BTC, ETH]), st.integers(50, 900)),
+        st.just("take"),
     ),
-    room=st.integers(3, 12),
+    max_size=120,
 )
+"""What is offered, and when the backlog is read."""
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=STEPS, room=st.integers(3, 12))
 def test_whatever_comes(steps: list, room: int):
     """Trades: all that were taken in, in order. Quotes: the newest of every symbol. Changes: kept, or a gap stands before what is kept."""
     backlog = room_for(room)
@@ -223,16 +224,7 @@ def test_whatever_comes(steps: list, room: int):
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    steps=st.lists(
-        st.one_of(
-            st.tuples(st.sampled_from([TRADE, QUOTE, DEPTH, SNAPSHOT, BREAK]), st.sampled_from([BTC, ETH]), st.integers(50, 900)),
-            st.just("take"),
-        ),
-        max_size=120,
-    ),
-    room=st.integers(3, 12),
-)
+@given(steps=STEPS, room=st.integers(3, 12))
 def test_where_nobody_waits_every_line_is_there_or_counted_and_a_gap_stands_where_the_first_was_lost(steps: list, room: int):
     backlog = Backlog(room * (TEXT + OVERHEAD), waits=False)
     offered: list[Item] = []

@@ -21,7 +21,6 @@ from cift_models.instruments import Universe
 from cift_models.models.protocol import Panel
 from cift_models.refs import ReleaseRef
 from cift_models.stores.releases import Releases
-from cift_models.stores.ticks import ParquetTicks
 from flows.cli import main
 from tasks import runs
 from tasks.code import code_sha256
@@ -29,7 +28,7 @@ from tasks.dataset import Dataset, build_session, select_data
 from tasks.gate import certificate_path, config_sha256, in_markdown, read_card, stands
 from tasks.gate import gate as judge_release
 from tasks.step import StepRef, step
-from tests.market import small_market
+from tests.market import small_market, store_small_market
 from tests.releases import fitted, labelled, training_panel
 
 pytestmark = pytest.mark.slow
@@ -40,11 +39,7 @@ KINDS = ("prior", "linear", "trees")
 @pytest.fixture(scope="module")
 def module_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("gate") / "home"
-    market = small_market()
-    for session, parts in zip(market.sessions, market.events, strict=True):
-        for instrument in market.universe.instruments:
-            ParquetTicks(home).write_events(instrument, session, parts[instrument.symbol], {"feed": "simulate"})
-    return home
+    return store_small_market(home)
 
 
 @pytest.fixture(autouse=True)
