@@ -51,5 +51,6 @@ def made(folder: Path, kind: str, text: str | None = None, member: str | None = 
     """Write a zip of one kind (quote, trade); the rows of this file unless `text` is given."""
     path = folder / (zip_name or f"20131007_{kind}.zip")
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(member or NAME.format(kind.capitalize()), {"quote": QUOTES, "trade": TRADES}[kind] if text is None else text)
+        info = zipfile.ZipInfo(member or NAME.format(kind.capitalize()))  # the same bytes whenever it is made
+        archive.writestr(info, {"quote": QUOTES, "trade": TRADES}[kind] if text is None else text)
     return path

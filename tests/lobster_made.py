@@ -39,10 +39,9 @@ BOOK = """\
 
 
 def lobster_made(path: Path, messages: str = MESSAGES, book: str = BOOK, stem: str = STEM, levels: int = 2, **more: str) -> Path:
-    """Write the zip; `more` adds members (name with underscores for dots, text)."""
+    """Write the zip; `more` adds members (name with underscores for dots, text). The same content is the same bytes at any time."""
+    members = {f"{stem}_message_{levels}.csv": messages, f"{stem}_orderbook_{levels}.csv": book}
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{stem}_message_{levels}.csv", messages)
-        archive.writestr(f"{stem}_orderbook_{levels}.csv", book)
-        for name, text in more.items():
-            archive.writestr(name.replace("__", "."), text)
+        for name, text in (members | {name.replace("__", "."): text for name, text in more.items()}).items():
+            archive.writestr(zipfile.ZipInfo(name), text)  # written by name alone, a member bears the time of day, to two seconds
     return path

@@ -39,18 +39,19 @@ def slice_lobster(source: Path, target: Path, start_ms: int, end_ms: int) -> Pat
     times = [float(line.split(b",", 1)[0]) * 1000 for line in messages]
     rows = [i for i, ms in enumerate(times) if start_ms <= ms < end_ms]
     target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w") as archive:
         for what, lines in (("message", messages), ("orderbook", book)):
             m = names[what]
-            archive.writestr(f"{m['symbol']}_{m['day']}_{start_ms}_{end_ms}_{what}_{m['levels']}.csv", b"".join(lines[i] for i in rows))
+            name = f"{m['symbol']}_{m['day']}_{start_ms}_{end_ms}_{what}_{m['levels']}.csv"
+            archive.writestr(zipfile.ZipInfo(name), b"".join(lines[i] for i in rows), zipfile.ZIP_DEFLATED)
     return target
 
 
 def copy_lobster(source: Path, target: Path, day: date) -> Path:
     """Write the rows of `source` as those of another day. Returns `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as copy:
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, "w") as copy:
         for m in filter(None, map(NAME.match, archive.namelist())):
             name = f"{m['symbol']}_{day.isoformat()}_{m['start']}_{m['end']}_{m['what']}_{m['levels']}.csv"
-            copy.writestr(name, archive.read(m.string))
+            copy.writestr(zipfile.ZipInfo(name), archive.read(m.string), zipfile.ZIP_DEFLATED, compresslevel=1)
     return target
