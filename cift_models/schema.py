@@ -243,7 +243,7 @@ _PROVENANCE = (
     Column("release", "str", "", "sha256 of the release that made it; empty for a fit that is in none"),
     Column("model", "str", "", "name of the model in the release"),
     Column("fold", "int32", "1", "block that the row lies in; -1 outside the fold calendar (live)"),
-    Column("max_train_t1", "int64", "ns", "greatest label end that any ancestor of the row was fitted on; always before as_of"),
+    Column("max_train_t1", "int64", "ns", "last moment that any ancestor of the row learned from, labels and rows; always before as_of"),
     Column("ready", "bool", "", "whether the model had what it needs"),
 )
 OUTPUTS = Table(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,20 +185,41 @@ def training_rows(
     return rows
 
 
-def max_train_t1(panels: Iterable[Any], out_of_fold: bool = False) -> int:
-    """When the last label was known that a fit on these panels can have seen: ns UTC, the fit's own `max_train_t1`.
+class Learned(NamedTuple):
+    """How far the panels of a fit reach, as they were given, whatever the calendar meant to give.
 
-    `out_of_fold`: for models with needs, whose rows lie inside `base_oof` too. Pass training and early-stopping panels alike: what chose
+    label   ns: when the last label was known that can have taught it
+    row     ns: as_of of the last row that it was shown, marked or not; a normaliser asks for no label
+    """
+
+    label: int
+    row: int
+
+    @property
+    def max_train_t1(self) -> int:
+        """The fit's own `max_train_t1`, ns UTC."""
+        return max(self.label, self.row)
+
+    def free_from(self, purge_ns: int | None = PURGE_NS) -> int:
+        """The first as_of that is out of fold, ns UTC. `purge_ns=None`: a label may end on that very instant (`ridge_reference`)."""
+        return max(self.label if purge_ns is None else self.label + purge_ns + 1, self.row + 1)
+
+
+def learned(panels: Iterable[Any], out_of_fold: bool = False) -> Learned:
+    """What a fit on these panels can have seen; one pass over them.
+
+    `out_of_fold`: for models with needs, whose labels lie inside `base_oof` too. Pass training and early-stopping panels alike: what chose
     the fit taught it. Raises EmptyRange where no row is marked.
     """
-    latest = None
+    label, row = None, 0
     for panel in panels:
         rows = panel.rows & panel.valid.any(axis=1)
         if out_of_fold:
             rows = rows & panel.base_oof
+        row = max(row, int(panel.as_of[-1]))
         if rows.any():
             end = int(panel.label_end[rows].max())
-            latest = end if latest is None else max(latest, end)
-    if latest is None:
+            label = end if label is None else max(label, end)
+    if label is None:
         raise EmptyRange("No training row is marked in these panels.", hint="Widen the range, or look at why the rows are not valid.")
-    return latest
+    return Learned(label, row)

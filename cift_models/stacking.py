@@ -7,21 +7,46 @@ what one pipeline, frozen at one moment, would have said live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cift_models.errors import LeakError
 from cift_models.models import REGISTRY, model_class
 from cift_models.models.protocol import Outputs, Panel
-from cift_models.splits import STOP, BlockCalendar, Fold, level0_folds, level1_folds, level2_folds, level3_folds, training_rows
+from cift_models.splits import (
+    PURGE_NS,
+    STOP,
+    BlockCalendar,
+    Fold,
+    Learned,
+    level0_folds,
+    level1_folds,
+    level2_folds,
+    level3_folds,
+    training_rows,
+)
 
 UNPURGED = ("ridge_reference",)
 """A fixed recipe from the literature of the table: it fits on b0-b5 as they stand."""
 
 HEAD_BLOCKS = (3, 4, 5)
 """Blocks whose out-of-fold rows teach a head (methods.md section 1, level 2)."""
+
+
+class Spoken(NamedTuple):
+    """What one fit said of a whole session, and where it had not learned: values float64[T, S, C], ready bool[T, S].
+
+    free_from   ns UTC: the first as_of that is out of fold for it and for all that it reads (see `free_from`)
+    """
+
+    values: NDArray[np.float64]
+    ready: NDArray[np.bool_]
+    free_from: int
+
 
 Labelled = Callable[[int], Panel]
 """Opens a session's panel, with y, label_end and rows (every row whose label is known)."""
@@ -75,25 +100,44 @@ def fold_of(calendar: BlockCalendar, session: int, as_of: NDArray[np.int64]) -> 
     return blocks[np.minimum(np.searchsorted(ends, as_of, "left"), len(blocks) - 1)]
 
 
-def told(panel: Panel, calendar: BlockCalendar, outputs: Mapping[str, Mapping[str, Outputs]]) -> Panel:
+def told(panel: Panel, calendar: BlockCalendar, outputs: Mapping[str, Mapping[str, Spoken]]) -> Panel:
     """`panel` with the out-of-fold outputs of the models below: outputs[kind][fold name], each over the whole session.
 
-    An instant whose fold a kind does not have is not ready; `base_oof` marks the instants that every kind has.
+    An instant whose fold a kind does not have is not ready; `base_oof` marks the instants that every kind has. Raises LeakError where a
+    decision row would be told what a fit says that has learned from it, or from less than the purge before it.
     """
     block = fold_of(calendar, panel.session, panel.as_of)
     base: dict[str, NDArray] = {}
     ready: dict[str, NDArray] = {}
     oof = np.ones(len(panel), bool)
+    decisions = calendar.mask(panel.session, panel.as_of, range(len(calendar.blocks)))
     for kind, by_fold in outputs.items():
         some = next(iter(by_fold.values()))
         base[kind], ready[kind] = np.zeros_like(some.values), np.zeros_like(some.ready)
         has = np.zeros(len(panel), bool)
         for name, out in by_fold.items():
             own = block == (STOP if name == "final" else int(name[1:]))
+            _refuse_in_sample(kind, name, panel, own & decisions & (panel.as_of < out.free_from), out.free_from)
             base[kind][own], ready[kind][own] = out.values[own], out.ready[own]
             has |= own
         oof &= has
     return replace(panel, base=base, base_ready=ready, base_oof=oof)
+
+
+def _refuse_in_sample(kind: str, fold: str, panel: Panel, bad: NDArray[np.bool_], free_from: int) -> None:
+    if bad.any():
+        t = int(np.argmax(bad))
+        raise LeakError(
+            f"{kind} {fold} speaks of {int(panel.as_of[t])} in session {panel.session}, and is out of fold from {free_from} on "
+            f"({int(bad.sum()):,} such rows).",
+            hint="Expected rows behind all that it has learned from, and the purge: look for a fold that holds them.",
+            row=t,
+        )
+
+
+def free_from(kind: str, own: Learned, below: Iterable[int] = ()) -> int:
+    """The first as_of that is out of fold for a fit that has learned `own`, and for the fits that it reads (theirs: `below`), ns UTC."""
+    return max([own.free_from(None if kind in UNPURGED else PURGE_NS), *below])
 
 
 class TrainingPanels(Sequence[Panel]):
@@ -108,7 +152,7 @@ class TrainingPanels(Sequence[Panel]):
         calendar: BlockCalendar,
         blocks: Sequence[int],
         open_panel: Labelled,
-        outputs: Callable[[int], Mapping[str, Mapping[str, Outputs]]],
+        outputs: Callable[[int], Mapping[str, Mapping[str, Spoken]]],
     ) -> None:
         self.kind = kind
         self.calendar = calendar
@@ -131,7 +175,7 @@ class TrainingPanels(Sequence[Panel]):
         panel = replace(panel, rows=marked).until(int(np.searchsorted(panel.as_of, last, "right")))
         n = len(panel)
         below = {
-            kind: {name: Outputs(out.values[:n], out.ready[:n]) for name, out in by_fold.items()}
+            kind: {name: Spoken(out.values[:n], out.ready[:n], out.free_from) for name, out in by_fold.items()}
             for kind, by_fold in self.outputs(panel.session).items()
         }
         return told(panel, self.calendar, below) if below else panel
@@ -140,7 +184,7 @@ class TrainingPanels(Sequence[Panel]):
         return (self[i] for i in range(len(self)))
 
 
-def outputs_below(kind: str, same_fold: Mapping[str, Outputs], panel: Panel) -> Panel:
+def outputs_below(kind: str, same_fold: Mapping[str, Outputs | Spoken], panel: Panel) -> Panel:
     """`panel` as one frozen pipeline sees it: the models below are those of the same fold, at every instant."""
     needs = model_class(kind).needs
     return replace(panel, base={k: same_fold[k].values for k in needs}, base_ready={k: same_fold[k].ready for k in needs})

@@ -14,8 +14,8 @@ from cift_models.files import canonical_json
 from cift_models.models import model_class
 from cift_models.models.protocol import FitContext, Outputs
 from cift_models.settings import get_settings
-from cift_models.splits import Fold, max_train_t1
-from cift_models.stacking import TrainingPanels, outputs_below
+from cift_models.splits import Fold, learned
+from cift_models.stacking import Spoken, TrainingPanels, free_from, outputs_below
 from tasks.dataset import Dataset, open_panel
 from tasks.step import Room, StepRef, step
 from tasks.torch_process import in_torch_process
@@ -78,11 +78,8 @@ def _run(room: Room, given: Assignment, threads: int) -> dict[str, Any]:
     def panel(day: int):
         return open_panel(given.dataset, given.built, day)
 
-    def heard(day: int) -> dict[str, dict[str, Outputs]]:
-        return {
-            need: {name: load_outputs(ref.directory, day) for name, ref in below[need].items() if day in ref.facts["sessions"]}
-            for need in cls.needs
-        }
+    def heard(day: int) -> dict[str, dict[str, Spoken]]:
+        return {need: spoken(below[need], day) for need in cls.needs}
 
     train = TrainingPanels(kind, calendar, fold.train, panel, heard)
     stop = TrainingPanels(kind, calendar, fold.stop, panel, heard)
@@ -93,7 +90,9 @@ def _run(room: Room, given: Assignment, threads: int) -> dict[str, Any]:
     model, report = cls.fit(cls.Config(**given.config), train, stop, ctx)
     (room.out / "model").mkdir()
     model.save(room.out / "model")
-    own_t1 = max(max_train_t1(panels, bool(cls.needs)) for panels in ([train, stop] if len(stop) else [train]))
+    own = learned(train, bool(cls.needs))
+    own_t1 = max(own.max_train_t1, learned(stop, bool(cls.needs)).max_train_t1 if len(stop) else 0)
+    free = free_from(kind, own, (below[need][fold.name].facts["free_from"] for need in cls.needs))
     curves = {"status": report.status, "n_rows": report.n_rows, "curves": report.curves, "facts": report.facts}
     (room.out / "fit.json").write_bytes(canonical_json(curves))
     (room.out / "outputs").mkdir()
@@ -105,7 +104,7 @@ def _run(room: Room, given: Assignment, threads: int) -> dict[str, Any]:
         )
         np.savez(room.out / "outputs" / f"{day}.npz", allow_pickle=False, values=said.values, ready=said.ready)
     return {
-        "kind": kind, "fold": fold.name, "status": report.status, "n_rows": report.n_rows, "own_t1": own_t1,
+        "kind": kind, "fold": fold.name, "status": report.status, "n_rows": report.n_rows, "own_t1": own_t1, "free_from": free,
         "sessions": list(sessions), "outputs": list(model.outputs),
     }  # fmt: skip
 
@@ -114,3 +113,9 @@ def load_outputs(directory: Path, day: int) -> Outputs:
     """What a fit said of a session: values[T, S, C], ready[T, S]."""
     with np.load(directory / "outputs" / f"{day}.npz", allow_pickle=False) as arrays:
         return Outputs(arrays["values"], arrays["ready"])
+
+
+def spoken(fits: dict[str, StepRef], day: int) -> dict[str, Spoken]:
+    """What the fits of one kind said of a session, by fold name, each with the first instant that is out of fold for it."""
+    found = {name: (load_outputs(ref.directory, day), ref) for name, ref in fits.items() if day in ref.facts["sessions"]}
+    return {name: Spoken(said.values, said.ready, ref.facts["free_from"]) for name, (said, ref) in found.items()}

@@ -28,11 +28,11 @@ from cift_models.models.ensemble.model import MEANS
 from cift_models.models.head import Head, has_own_probabilities
 from cift_models.models.protocol import Outputs, Panel
 from cift_models.signals import SignalRule
-from cift_models.splits import PURGE_NS, STOP, TEST, training_rows
+from cift_models.splits import STOP, TEST, training_rows
 from cift_models.stacking import HEAD_BLOCKS, head_blocks, told
 from tasks.code import code_sha256
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
-from tasks.fit import Fits, load_outputs
+from tasks.fit import Fits, load_outputs, spoken
 from tasks.ingest import hidden_paths
 from tasks.step import Room, StepRef, seconds, step
 from tasks.trials import keep_trials, known_trials, tested_on
@@ -53,17 +53,15 @@ def fit_heads(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fit
             for day in calendar.sessions(blocks):
                 panel = open_panel(dataset, built, day)
                 assert panel.rows is not None and panel.label_end is not None
-                spoken = {name: load_outputs(ref.directory, day) for name, ref in fits[kind].items() if day in ref.facts["sessions"]}
-                out_of_fold = told(panel, calendar, {kind: spoken})
+                out_of_fold = told(panel, calendar, {kind: spoken(fits[kind], day)})
                 marked = training_rows(calendar, day, panel.as_of, panel.label_end, blocks) & panel.rows
                 assert out_of_fold.base_oof is not None
                 marked &= out_of_fold.base_oof
                 own = _marked(panel, marked)
                 mean = np.ascontiguousarray(out_of_fold.base[kind][:, :, fits[kind]["final"].facts["outputs"].index("mean_bps")])
                 rows.append((own, mean, out_of_fold.base_ready[kind]))
-                if marked.any():
-                    t1[kind] = max(t1.get(kind, 0), int(panel.label_end[marked].max()))
             head, report = Head.fit(rows)
+            t1[kind] = report.facts["max_train_t1"]
             (room.out / kind).mkdir()
             head.save(room.out / kind)
             reports[kind] = {"status": report.status, "n_rows": report.n_rows, "facts": report.facts}
@@ -100,7 +98,7 @@ def assemble(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits
                 panel = open_panel(dataset, built, day)
                 yield panel, {k: o.values for k, o in said.items()}, {k: o.ready for k, o in said.items()}
 
-        chosen = choose_rules(pipeline, sessions(), calendar, STOP)
+        chosen, rule_t1 = choose_rules(pipeline, sessions(), calendar, STOP)
         thresholds = {kind: [t.threshold_bps for t in by_symbol] for kind, by_symbol in chosen.items()}
         # What is served never trades at an expected loss, even where nothing was profitable on the stopping block.
         thresholds[decides] = [max(0.0, t) for t in thresholds[decides]]
@@ -109,7 +107,7 @@ def assemble(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits
             "decides": decides,
             "thresholds": thresholds,
             "why": {kind: [t.why for t in by_symbol] for kind, by_symbol in chosen.items()},
-            "max_train_t1": _t1(kinds, dataset, fits, heads),
+            "max_train_t1": _t1(kinds, fits, heads, rule_t1),
         }
         (room.out / "plan.json").write_bytes(canonical_json(plan))
         return {"decides": decides, "fits": {k: fits[k]["final"].key for k in kinds}, "heads": heads.key}
@@ -117,12 +115,11 @@ def assemble(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits
     return step("assemble", {"kinds": kinds, "fits": fits, "heads": heads, "calendar": dataset.calendar, "sessions": _keys(built)}, run)
 
 
-def _t1(kinds: list[str], dataset: Dataset, fits: Fits, heads: StepRef) -> dict[str, int]:
+def _t1(kinds: list[str], fits: Fits, heads: StepRef, rule_t1: int) -> dict[str, int]:
     """max_train_t1 of each kind's final predictions over all its ancestors, its head and its threshold included."""
-    calendar = dataset.get_calendar()
     own = {kind: fits[kind]["final"].facts["own_t1"] for kind in kinds}
     own |= {f"head {kind}": t1 for kind, t1 in heads.facts["t1"].items()}
-    own["rule"] = calendar.first(STOP + 1) - PURGE_NS
+    own["rule"] = rule_t1
     needs = {kind: model_class(kind).needs for kind in kinds}
     extra = {kind: [*([f"head {kind}"] if f"head {kind}" in own else []), "rule"] for kind in kinds}
     return {kind: ledger.ancestors_t1(kind, own, needs, extra) for kind in kinds} | {"rule": own["rule"]}
@@ -239,11 +236,7 @@ def stack_of(
     for day in calendar.sessions(blocks) if members and blocks else ():
         panel = open_panel(dataset, built, day)
         assert panel.rows is not None and panel.y is not None and panel.label_end is not None
-        spoken = {
-            kind: {name: load_outputs(ref.directory, day) for name, ref in fits[kind].items() if day in ref.facts["sessions"]}
-            for kind in members
-        }
-        heard = told(panel, calendar, spoken)
+        heard = told(panel, calendar, {kind: spoken(fits[kind], day) for kind in members})
         assert heard.base_oof is not None
         marked = panel.rows & heard.base_oof & training_rows(calendar, day, panel.as_of, panel.label_end, blocks)
         for s, symbol in enumerate(universe.symbols):

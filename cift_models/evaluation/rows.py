@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,19 +62,29 @@ class JudgedSession:
     known: Mapping[int, NDArray[np.bool_]]
 
 
+class Chosen(NamedTuple):
+    """Thresholds by kind, in the universe's order; max_train_t1: when the last move was over that chose them, ns UTC."""
+
+    by_kind: dict[str, list[Threshold]]
+    max_train_t1: int
+
+
 def choose_rules(
     pipeline: Pipeline, sessions: Iterable[tuple[Panel, Mapping[str, NDArray], Mapping[str, NDArray]]], calendar: BlockCalendar, block: int
-) -> dict[str, list[Threshold]]:
+) -> Chosen:
     """A threshold for each kind with a forecast and each symbol, chosen on the rows of `block` alone, purged towards the next.
 
-    `sessions` gives (panel, values by kind, ready by kind) of each session that holds rows of the block.
+    `sessions` gives (panel, values by kind, ready by kind) of each session that holds rows of the block. What it says of when it learned
+    is counted on the very rows that were traded, not on the calendar.
     """
+    latest = 0
     universe = pipeline.universe
     parts: dict[str, list[list[NDArray]]] = {}
     costs: list[list[NDArray]] = [[] for _ in universe.symbols]
     quotes: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in universe.symbols]
     for panel, values, ready in sessions:
         rows = training_rows(calendar, panel.session, panel.as_of, panel.as_of + calendar.horizon_ns, (block,))
+        latest = max(latest, int(panel.as_of[rows].max(initial=0)) + calendar.horizon_ns)
         bid, ask = touch(panel.events, universe, panel.as_of[rows])
         half = panel.column("half_spread_bps")[rows]
         for s, instrument in enumerate(universe.instruments):
@@ -95,7 +106,7 @@ def choose_rules(
                 )
             )
         out[kind] = chosen
-    return out
+    return Chosen(out, latest)
 
 
 def judged_rows(

@@ -109,13 +109,14 @@ class Head:
         """Learn from (panel with labels, mean_bps float64[T, S], ready bool[T, S]) of each session, all out of fold.
 
         Uses panel.rows & panel.valid & ready. sd is that of y over a symbol's rows: against that of yhat the penalty then bites, and the
-        direction slope on the real day's test blocks comes nearer to 1 (1.01/.91/.86 against .97/.72/.80, `ridge_reference`). Raises
-        FitError where no row is usable.
+        direction slope on the real day's test blocks comes nearer to 1 (1.01/.91/.86 against .97/.72/.80, `ridge_reference`).
+        facts["max_train_t1"] is when the last label was known, ns. Raises FitError where no row is usable.
         """
         config, ctx = config or HeadConfig(), ctx or FitContext()
         columns: Columns | None = None
         symbols: tuple[str, ...] = ()
         parts: list[tuple[NDArray, NDArray, NDArray, NDArray]] = []
+        latest = 0
         for panel, mean_bps, ready in rows:
             if columns is None:
                 symbols, columns = panel.universe.symbols, Columns.of(panel.features, CONTEXT)
@@ -123,6 +124,7 @@ class Head:
             use = usable(panel) & ready
             assert panel.y is not None and panel.label_end is not None
             kept = use.any(axis=1)
+            latest = max(latest, int(panel.label_end[kept].max(initial=0)))
             parts.append((panel.x[kept][:, :, columns.places], mean_bps[kept], use[kept], panel.y[kept]))
         if columns is None or not any(use.any() for _, _, use, _ in parts):
             raise FitError("head: no row is usable.", hint="Pass out-of-fold rows on which the model was ready.")
@@ -142,7 +144,8 @@ class Head:
                 weights[s], bias[s], ok = fit_logit(u[own, s], classes, 3, config.c, config.max_iter, ctx.threads)
                 converged &= ok
         head = cls(config, symbols, columns, {"sd_bps": sd, "weights": weights, "bias": bias})
-        facts = {"rows": counts, "direction_slope": {n: float(weights[s, 2, 0] - weights[s, 0, 0]) for s, n in enumerate(symbols)}}
+        slopes = {n: float(weights[s, 2, 0] - weights[s, 0, 0]) for s, n in enumerate(symbols)}
+        facts = {"max_train_t1": latest, "rows": counts, "direction_slope": slopes}
         return head, FitReport("converged" if converged else "max_iter", sum(counts.values()), facts=facts)
 
     def predict(self, mean_bps: NDArray[np.float64], x: NDArray[np.float64], ready: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from cift_models.models.gnn.rows import Rows, gather
 from cift_models.models.gnn.training import scaled_features, scaling
 from cift_models.models.protocol import FitContext, Panel
 from cift_models.models.residual_base import apply_base, fit_base
-from cift_models.splits import TEST, BlockCalendar, block_calendar, level0_folds, level1_folds
-from cift_models.stacking import TrainingPanels
+from cift_models.splits import TEST, BlockCalendar, block_calendar, learned, level0_folds, level1_folds
+from cift_models.stacking import Spoken, TrainingPanels, free_from
 from tests.appendix_a import lobster_folder
 
 pytestmark = [pytest.mark.real_data, pytest.mark.torch, pytest.mark.proof]
@@ -43,15 +43,12 @@ def day() -> tuple[Panel, BlockCalendar, dict]:
         y=np.where(known, y, 0.0), rows=known.all(axis=1), label_end=label_end, base_oof=np.ones(len(as_of), bool),
     )  # fmt: skip
     calendar = block_calendar([session])
-    outputs = {
-        kind: {
-            fold.name: model_class(kind)
-            .fit(model_class(kind).Config(), TrainingPanels(kind, calendar, fold.train, lambda _: panel, lambda _: {}), [], FitContext())[0]
-            .predict(panel)
-            for fold in level0_folds()
-        }
-        for kind in ("linear", "hawkes")
-    }
+    outputs: dict[str, dict[str, Spoken]] = {"linear": {}, "hawkes": {}}
+    for kind, by_fold in outputs.items():
+        for fold in level0_folds():
+            train = TrainingPanels(kind, calendar, fold.train, lambda _: panel, lambda _: {})
+            model, _ = model_class(kind).fit(model_class(kind).Config(), train, [], FitContext())
+            by_fold[fold.name] = Spoken(*model.predict(panel), free_from(kind, learned(train)))
     return panel, calendar, outputs
 
 

@@ -15,11 +15,11 @@ from cift_models.splits import (
     BlockCalendar,
     block_calendar,
     decision_rows,
+    learned,
     level0_folds,
     level1_folds,
     level2_folds,
     level3_folds,
-    max_train_t1,
     training_rows,
 )
 from tests.panels import toy_panel
@@ -153,13 +153,18 @@ def test_too_few_rows_and_wrong_order_are_refused():
         block_calendar(sessions_of([30, 30])[::-1])
 
 
-def test_max_train_t1_is_the_last_usable_label():
+def test_a_fit_has_learned_until_its_last_usable_label_and_the_last_row_that_it_was_shown():
     panel = toy_panel(steps=60)
-    assert max_train_t1([panel]) == panel.label_end[panel.rows].max()
+    assert learned([panel]) == (panel.label_end[panel.rows].max(), panel.as_of[-1])
+    assert learned([panel]).max_train_t1 == panel.as_of[-1] and learned([panel.until(30)]).max_train_t1 == panel.label_end[29]
     panel.base_oof[30:] = False
-    assert max_train_t1([panel], out_of_fold=True) == panel.label_end[29]
+    assert learned([panel], out_of_fold=True).label == panel.label_end[29]
     panel.valid[25:] = False
-    assert max_train_t1([panel]) == panel.label_end[24]
+    found = learned([panel, panel.until(10)])
+    assert found == (panel.label_end[24], panel.as_of[59])
+    assert found.max_train_t1 == panel.as_of[59] and found.free_from() == panel.as_of[59] + 1
+    assert learned([panel.until(26)]).free_from() == panel.label_end[24] + PURGE_NS + 1
+    assert learned([panel.until(25)]).free_from(None) == panel.label_end[24]
     panel.rows[:] = False
     with pytest.raises(EmptyRange):
-        max_train_t1([panel])
+        learned([panel])

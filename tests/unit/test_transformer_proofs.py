@@ -15,11 +15,11 @@ from cift_models.features import FeatureSet, stream
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
 from cift_models.models import model_class
-from cift_models.models.protocol import FitContext, Outputs, Panel
+from cift_models.models.protocol import FitContext, Panel
 from cift_models.models.residual_base import apply_base
 from cift_models.models.transformer import OrderFlowTransformer, TransformerConfig
-from cift_models.splits import TEST, BlockCalendar, Fold, block_calendar, level0_folds, level1_folds
-from cift_models.stacking import TrainingPanels, outputs_below
+from cift_models.splits import TEST, BlockCalendar, Fold, block_calendar, learned, level0_folds, level1_folds
+from cift_models.stacking import Spoken, TrainingPanels, free_from, outputs_below
 from tests.unit.test_transformer_training import planted_panel
 
 FOLDER = Path(os.environ.get("CIFT_TEST_DATA", "../shared/data")) / "lobster_20120621"
@@ -33,7 +33,7 @@ class Stacked:
 
     calendar: BlockCalendar
     panels: dict[int, Panel]
-    outputs: dict[str, dict[str, dict[int, Outputs]]]
+    outputs: dict[str, dict[str, dict[int, Spoken]]]
 
     @classmethod
     def of(cls, universe: Universe, sessions: list[Session], streams: list[Events]) -> Stacked:
@@ -48,7 +48,8 @@ class Stacked:
             for fold in level0_folds():
                 train, stop = (TrainingPanels(kind, calendar, b, panels.__getitem__, lambda day: {}) for b in (fold.train, fold.stop))
                 model, _ = model_class(kind).fit(model_class(kind).Config(), train, stop, FitContext())
-                by_fold[fold.name] = {day: model.predict(panels[day]) for day in calendar.sessions(fold.predict)}
+                free = free_from(kind, learned(train))
+                by_fold[fold.name] = {day: Spoken(*model.predict(panels[day]), free) for day in calendar.sessions(fold.predict)}
         return cls(calendar, panels, outputs)
 
     def training(self, blocks: tuple[int, ...]) -> TrainingPanels:
