@@ -14,8 +14,9 @@ from prefect.cache_policies import NO_CACHE
 from cift_models import release as releases_of
 from cift_models.engine import Engine, Pipeline, fold
 from cift_models.errors import CiftError, ReleaseError, StoreError
+from cift_models.evaluation import audited
 from cift_models.evaluation.card import Card
-from cift_models.evaluation.causality import Audit, Leak
+from cift_models.evaluation.causality import Audit, Leak, as_given
 from cift_models.evaluation.certificate import Certificate
 from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.gate import Contender, Evidence, verdict
@@ -71,7 +72,7 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         champion, kept = None, releases.verdict(challenger.sha256)
     config = config_sha256([entry.kind for entry in manifest.models], dataset.horizon_ns, dataset.latency_ns)
     certificate = find_certificate(manifest.code, config)
-    audited = audit_release(dataset, challenger)
+    found = audit_release(dataset, built, challenger)
     measured = measure_latency(dataset, challenger)
 
     def run(room: Room) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         evidence = Evidence(
             code=code_sha256(),
             alarms=[Alarm(**alarm) for alarm in metrics["alarms"]],
-            audits=_audits(audited),
+            audits=_audits(found),
             certificate=certificate,
             latency_ms=measured.facts["p99_ms"],
         )
@@ -102,7 +103,7 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
 
     inputs = {
         "challenger": challenger.sha256, "champion": champion, "certificate": certificate.sha256 if certificate else None,
-        "kept": kept.sha256 if kept else None, "judged": judged, "audited": audited, "measured": measured,
+        "kept": kept.sha256 if kept else None, "judged": judged, "audited": found, "measured": measured,
         "calendar": dataset.calendar, "latency_ns": dataset.latency_ns,
         "sessions": {str(day): ref for day, ref in built.items()},
     }  # fmt: skip
@@ -195,16 +196,37 @@ def rows_of(pipeline: Pipeline, dataset: Dataset, built: dict[int, StepRef]) -> 
     return {one.symbol: one for one in judged_rows(pipeline, sessions, calendar, TEST, {})}
 
 
-def audit_release(dataset: Dataset, ref: ReleaseRef) -> StepRef:
-    """Audit what a release makes of the first hour of the first test session: features, labels, models."""
+def audit_release(dataset: Dataset, built: dict[int, StepRef], ref: ReleaseRef) -> StepRef:
+    """Audit what a release makes of the first hour of the first test session: features, labels, models.
+
+    And of all that session, whether the features and labels that the run was given are those of its events.
+    """
+    day = dataset.get_calendar().sessions(TEST)[0]
 
     def run(room: Room) -> dict[str, Any]:
         pipeline, session, events = _first_hour(dataset, ref)
         found = audit_session(pipeline.universe, pipeline.features, session, events, AUDIT_CUTS, 0, pipeline=pipeline)
+        found += audit_given(dataset, built, day)
         (room.out / "audits.json").write_bytes(canonical_json([one.as_json() for one in found]))
         return {"clean": all(one.clean for one in found), "compared": sum(one.compared for one in found)}
 
-    return step("audit_release", {"release": ref.sha256, "session": dataset.get_calendar().sessions(TEST)[0]}, run)
+    return step("audit_release", {"release": ref.sha256, "session": day, "built": built[day], "data": dataset}, run)
+
+
+def audit_given(dataset: Dataset, built: dict[int, StepRef], day: int) -> list[Audit]:
+    """Hold the panel of a session and its labels, as every fit and the judge open them, to what is made of the session's events."""
+    universe, session = dataset.get_universe(), dataset.session(day)
+    panel = open_panel(dataset, built, day)
+    build = audited.features(universe, dataset.get_features(), session).build
+    latencies = sorted({dataset.latency_ns, *DELAYS_NS})
+    given = {d: load_labels(built[day].directory, d) for d in latencies}
+    assert panel.y is not None and panel.label_end is not None
+    given[dataset.latency_ns] = (panel.y, given[dataset.latency_ns][1], panel.label_end)
+    made = {d: labels(panel.events, universe, session, panel.as_of, dataset.horizon_ns, d) for d in latencies}
+    return [
+        as_given("given features", build(panel.events), audited.panel_rows(panel), universe.symbols, day),
+        as_given("given labels", audited.label_rows(panel.as_of, made), audited.label_rows(panel.as_of, given), universe.symbols, day),
+    ]
 
 
 def _audits(audited: StepRef) -> list[Audit]:

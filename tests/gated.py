@@ -9,7 +9,7 @@ import numpy as np
 from cift_models.evaluation.causality import Audit
 from cift_models.evaluation.certificate import Certificate, CertifiedRun, CheapNulls
 from cift_models.evaluation.evaluated import Evaluated, Forecast
-from cift_models.evaluation.gate import Contender, Evidence
+from cift_models.evaluation.gate import AUDITED, Contender, Evidence
 from tests.evaluated import chances, forecast, market, with_forecasts
 
 CODE, CONFIG = "c" * 64, "d" * 64
@@ -32,7 +32,7 @@ def certificate(size: str = "full", **changed) -> Certificate:
 
 
 def audits() -> tuple[Audit, ...]:
-    return tuple(Audit(what, 20231114, 100, 5, 1000, {"cut": 8}, {"event": 8}, ()) for what in ("features", "labels", "models"))
+    return tuple(Audit(what, 20231114, 100, 5, 1000, {"cut": 8}, {"event": 8}, ()) for what in AUDITED)
 
 
 def evidence(**changed) -> Evidence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,10 @@ from cift_models.features import FeatureSet, stream
 from cift_models.features.stream import FeatureState
 from cift_models.instruments import SECOND, Session, Universe
 from cift_models.labels import labels
+from cift_models.models.protocol import Panel
+
+Labels = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]
+"""y float64[T, S], known bool[T, S], label_end int64[T]."""
 
 LABEL_CUTS, MODEL_CUTS = 4, 16
 """One cut in so many: neither can carry a memory from one to the next."""
@@ -43,7 +47,7 @@ def features(universe: Universe, features: FeatureSet, session: Session, known: 
 
 
 def targets(universe: Universe, clock_ns: int, session: Session, horizon_ns: int = SECOND, latency_ns: int = 0) -> Subject:
-    """The label and whether it is known: they may read as far as latency + horizon behind the instant, and no further."""
+    """The label and whether it is known: they read from the state at as_of + latency on, to the horizon behind it, and nothing else."""
     as_of = np.array(session.instants(clock_ns), np.int64)
 
     def build(events: Events) -> Rows:
@@ -51,7 +55,7 @@ def targets(universe: Universe, clock_ns: int, session: Session, horizon_ns: int
         return Rows(as_of, end, {("y",): y[:, :, None], ("known",): known[:, :, None]})
 
     name = "labels" if latency_ns == 0 else f"labels after {latency_ns / 1e6:g} ms"
-    return Subject(name, build, reach_ns=latency_ns + horizon_ns, one_in=LABEL_CUTS)
+    return Subject(name, build, reach_ns=latency_ns + horizon_ns, one_in=LABEL_CUTS, anchor_ns=latency_ns)
 
 
 def models(pipeline: Pipeline, session: Session) -> Subject:
@@ -70,3 +74,17 @@ def models(pipeline: Pipeline, session: Session) -> Subject:
         return Rows(decided.as_of, decided.as_of, blocks)
 
     return Subject("models", build, one_in=MODEL_CUTS)
+
+
+def panel_rows(panel: Panel) -> Rows:
+    """What a panel says of its features: every column, and `valid` and `why`."""
+    blocks: dict[tuple[str, ...], NDArray] = {panel.features.names: panel.x, ("valid",): panel.valid[:, :, None]}
+    return Rows(panel.as_of, panel.as_of, {**blocks, ("why",): panel.why[:, :, None]})
+
+
+def label_rows(as_of: NDArray[np.int64], told: Mapping[int, Labels]) -> Rows:
+    """Labels at some latencies (ns), as `labels` gives them: (y, known, label_end) each."""
+    blocks: dict[tuple[str, ...], NDArray] = {}
+    for latency, (y, known, _) in told.items():
+        blocks[(f"y after {latency / 1e6:g} ms",)], blocks[(f"known after {latency / 1e6:g} ms",)] = y[:, :, None], known[:, :, None]
+    return Rows(as_of, as_of, blocks)

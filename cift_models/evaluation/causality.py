@@ -11,6 +11,9 @@ Probes, by name:
     resume    it is stopped, the memory goes through bytes, and goes on: all rows are those of one pass
     arrival   only what had been received by then, as the store would have given it then: the same
     reach     a row says of itself until when it reads, and that is as_of + reach and nothing else
+    past      of what came before the cut only the state stands (books, halts): rows that are anchored behind it are the same. A label is a
+              move from the price that stands; against a past mean a martingale can be "forecast"
+    given     what a run was given as these rows are these rows: it was not normalised, smoothed or shifted on its way (see `as_given`)
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 
 from cift_models.errors import DataError, InputError
 from cift_models.evaluation.other_future import OtherFuture
-from cift_models.events import HALT, RESUME, Events
+from cift_models.events import BOOK, HALT, RESUME, Events
 from cift_models.instruments import Session
 
 WINDOW = 128
@@ -87,6 +90,7 @@ class Subject:
     known     events as they were known at an instant (ns): what a store gives when it holds nothing that was received later
     reach_ns  how far ahead of as_of a row may read: 0 for a feature, latency + horizon for a label
     one_in    one of the asked-for cuts in so many is made (two at least): for what takes long and has no `folding`
+    anchor_ns from as_of + anchor on a row reads events; of those before it only the state that they left. None: it may read all of them
     """
 
     what: str
@@ -95,6 +99,7 @@ class Subject:
     known: Callable[[int], Events] | None = None
     reach_ns: int = 0
     one_in: int = 1
+    anchor_ns: int | None = None
 
 
 class Cut(NamedTuple):
@@ -211,6 +216,9 @@ def audit(
         share = (0.5, 1.5)[n % 2]
         more = max(int(share * (last - cut.index)), 8)
         told.compare("noise", base, subject.build(other.after(cut.index, cut.at, end, more, rng)), cut)
+        if subject.anchor_ns is not None:
+            stood = np.concatenate([standing(events, cut.index), np.arange(cut.index, len(events))])
+            told.compare("past", base, subject.build(events[stood]), cut, behind_ns=subject.anchor_ns)
         did("whole sessions", 200)
     for cut in known:
         assert subject.known is not None
@@ -226,6 +234,27 @@ def audit(
         places=dict(Counter(cut.place for cut in places)),
         leaks=told.leaks(),
     )
+
+
+def standing(events: Events, index: int) -> NDArray[np.int64]:
+    """The events before `index` that say how every symbol stands there: its last book, its last halt or resumption. Places, rising."""
+    found = []
+    for bits in (BOOK, HALT | RESUME):
+        of_kind = np.flatnonzero(events.kind[:index] & bits)
+        _, last = np.unique(events.symbol[of_kind][::-1], return_index=True)
+        found.append(of_kind[len(of_kind) - 1 - last])
+    return np.unique(np.concatenate(found))
+
+
+def as_given(what: str, made: Rows, given: Rows, symbols: Sequence[str], session: int) -> Audit:
+    """Hold what a run was given of a session to what is made of its events: the same rows, to the bit. A leak's `was` is what was given.
+
+    Whoever normalises, smooths or shifts a panel between the feature store and a fit is seen by no audit of the features.
+    """
+    told = _Told(what, symbols)
+    told.compare("given", given, made, Cut(0, int(made.as_of[0]), "given"), everything=True)
+    rows, columns = len(made.as_of) * len(symbols), sum(len(names) for names in made.blocks)
+    return Audit(what, session, rows, columns, told.compared, dict(told.probes), {"given": 1}, told.leaks())
 
 
 def cut_places(events: Events, as_of: NDArray[np.int64], begin: int, end: int, n: int, rng: np.random.Generator) -> list[Cut]:
@@ -333,10 +362,15 @@ class _Told:
             was, due = float(base.known_at[t] - as_of), float(reach_ns)
             self._add("known_at", "", as_of, as_of + reach_ns, was, due, abs(was - due), len(wrong), "reach")
 
-    def compare(self, probe: str, base: Rows, other: Rows, cut: Cut, everything: bool = False) -> None:
-        """Rows known before the cut (or all), bit for bit."""
+    def compare(self, probe: str, base: Rows, other: Rows, cut: Cut, everything: bool = False, behind_ns: int | None = None) -> None:
+        """Rows known before the cut (or all; or those with as_of + behind_ns at or behind it), bit for bit."""
         self.probes[probe] += 1
-        mine, theirs = (slice(None), slice(None)) if everything else (_before(base, cut.at), _before(other, cut.at))
+        if everything:
+            mine, theirs = slice(None), slice(None)
+        elif behind_ns is not None:
+            mine, theirs = (slice(int(np.searchsorted(rows.as_of, cut.at - behind_ns, "left")), None) for rows in (base, other))
+        else:
+            mine, theirs = _before(base, cut.at), _before(other, cut.at)
         as_of, its = base.as_of[mine], other.as_of[theirs]
         if list(base.blocks) != list(other.blocks):
             raise DataError(

@@ -16,7 +16,8 @@ own run. Both are held against the same moves: rows by as_of, both ready. Every 
     calibration  on no symbol does the slope's interval miss 1, or the ECE lie beyond what perfect models reach. Both at 1 % over all
                  symbols, not at 5 %: a perfect model that is refused once in twenty could not be found twenty times of twenty
     alarms       no leak alarm rings
-    audit        features, labels and models were audited for causality, and are clean
+    audit        features, labels and models were audited for causality, and are clean; features and labels that the run was given are those
+                 of its events
     code         this is the code that made the challenger
     certificate  of this code and this config, full, and it passed
 
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from cift_models import scores
 from cift_models.evaluation import backtest, calibration
 from cift_models.evaluation.card import Card, Figure, OnSymbol, Size, Tested, Vouched, Who
-from cift_models.evaluation.causality import Audit
+from cift_models.evaluation.causality import Audit, Leak
 from cift_models.evaluation.certificate import Certificate
 from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.leak_alarms import Alarm
@@ -50,7 +51,7 @@ CALIBRATION = 0.01
 FEWEST_SHIFTS = 2
 """Shifted forecasts that a null needs: half an hour of rows. A day has 12, which is what the figures in the documents are of."""
 
-AUDITED = ("features", "labels", "models")
+AUDITED = ("features", "labels", "models", "given features", "given labels")
 """What must have been audited."""
 
 REFERENCE = "linear"
@@ -427,13 +428,20 @@ def _uncalibrated(symbol: str, one: OnSymbol) -> str | None:
 
 def _unaudited(audits: Sequence[Audit]) -> list[str]:
     held = [
-        f"{audit.what} of {audit.session} know their future: {audit.leaks[0].column} at {audit.leaks[0].as_of}"
+        f"{audit.what} of {audit.session} {_leaks(audit.leaks[0])}: {audit.leaks[0].column} at {audit.leaks[0].as_of}"
         for audit in audits
         if not audit.clean
     ]
     if missing := [what for what in AUDITED if not any(audit.what == what and audit.compared > 0 for audit in audits)]:
         held.append(f"the causality of its {', '.join(missing)} was not audited")
     return held
+
+
+def _leaks(leak: Leak) -> str:
+    """What is wrong with rows that are not clean, by the probe that found it."""
+    if leak.probes.keys() == {"given"}:
+        return "are not those of its events"
+    return "are not anchored at the price that stands" if leak.probes.keys() == {"past"} else "know their future"
 
 
 def _uncertified(evidence: Evidence, challenger: Contender) -> list[str]:

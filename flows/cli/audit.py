@@ -99,6 +99,9 @@ def in_words(leak: dict[str, Any]) -> list[str]:
     elif leak["probes"].keys() == {"reach"}:
         values = f"it reads {leak['was']:,.0f} ns ahead, {leak['became']:,.0f} ns were said"
         cause = "nothing was changed"
+    elif leak["probes"].keys() == {"past"}:
+        values = f"{_value(leak['was'])} with all of its past, {_value(leak['became'])} with the state alone that it left"
+        cause = f"of what came before {_at(leak['cut'])} only the books and halts stood"
     return [
         f"{who} differs first at {_at(leak['as_of'])}: {values}",
         f"  {cause}; found by {found} in {_counted(leak['rows'], 'row')}{change}",

@@ -18,14 +18,16 @@ from cift_models.evaluation.causality import (
     Leak,
     Rows,
     Subject,
+    as_given,
     audit,
     cut_places,
+    standing,
 )
 from cift_models.evaluation.other_future import OtherFuture
 from cift_models.events import BOOK, EMPTY_ASK, EMPTY_BID, GAP, HALT, HIDDEN, RESUME, TRADE, Events, check_order
 from cift_models.features import FeatureSet, stream
 from cift_models.instruments import SECOND, Session
-from cift_models.labels import labels
+from cift_models.labels import labels, mid_path
 from tests.panels import OPEN, toy_panel, toy_universe
 
 STEPS = 240
@@ -249,6 +251,52 @@ def test_a_label_that_looks_too_far_is_found_although_it_denies_it():
     assert [(one.column, one.was, one.became, one.probes) for one in admits.leaks] == [("known_at", 2e9, 1e9, {"reach": 1})]
     # As a feature it would be a leak at every row.
     assert {one.column for one in look(Subject("features", lambda events: build(events, 0, 0)), cuts=8).leaks} >= {"y"}
+
+
+def test_a_label_against_a_past_mean_is_found_where_a_label_says_that_it_is_anchored():
+    as_of = np.array(SESSION.instants(SECOND), np.int64)
+
+    def build(events: Events) -> Rows:
+        y, known, end = labels(events, UNIVERSE, SESSION, as_of, SECOND, 0)
+        for s in range(len(UNIVERSE)):
+            ts, twice_mid = mid_path(events, events.symbol == s)
+            at = np.searchsorted(ts, as_of[:, None] - SECOND * np.arange(5), "right") - 1
+            seen = (at >= 0).all(axis=1) & known[:, s]
+            stood, to = twice_mid[at[seen]], twice_mid[np.searchsorted(ts, end[seen], "right") - 1]
+            y[seen, s] = to / stood.mean(axis=1) - 1
+        return Rows(as_of, end, {("y",): y[:, :, None], ("known",): known[:, :, None]})
+
+    anchored = Subject("labels", build, reach_ns=SECOND, anchor_ns=0)
+    found = look(anchored, cuts=16)
+    assert {(one.column, one.symbol) for one in found.leaks} == {("y", symbol) for symbol in UNIVERSE.symbols}
+    for one in found.leaks:
+        assert one.probes.keys() == {"past"} and one.as_of >= one.cut
+    assert found.probes["past"] == 16
+    assert look(replace(anchored, anchor_ns=None), cuts=16).clean, "nothing of it lies in the future"
+
+
+def test_how_a_symbol_stands_is_its_last_book_and_its_last_halt_or_resumption():
+    events = made()
+    for index in (0, 1, 555, len(events)):
+        kept = standing(events, index)
+        expected = set()
+        for s in range(3):
+            for bits in (BOOK, HALT | RESUME):
+                own = [i for i in range(index) if events.symbol[i] == s and events.kind[i] & bits]
+                expected |= set(own[-1:])
+        assert kept.tolist() == sorted(expected)
+
+
+def test_rows_that_are_not_as_they_were_made_are_named():
+    rows = built(made())
+    x = rows.blocks[FEATURES.names].copy()
+    assert as_given("given features", rows, rows._replace(blocks={**rows.blocks, FEATURES.names: x}), UNIVERSE.symbols, 1).clean
+    x[7:9, 1, MID] += 0.5
+    found = as_given("given features", rows, rows._replace(blocks={**rows.blocks, FEATURES.names: x}), UNIVERSE.symbols, 1)
+    (one,) = found.leaks
+    assert (one.what, one.column, one.symbol, one.as_of, one.rows) == ("given features", "mid", "S1", OPEN + 8 * SECOND, 2)
+    assert one.was is not None and one.became is not None and one.was - one.became == 0.5 and one.probes == {"given": 1}
+    assert found.compared == STEPS * 3 * (len(FEATURES.names) + 2)
 
 
 def folding(spoil) -> Subject:

@@ -155,6 +155,8 @@ def test_what_a_restart_or_a_label_changed_is_told_as_that():
     )
     first, second = in_words({**leak, "symbol": "", "column": "known_at", "was": 2e9, "became": 1e9, "probes": {"reach": 1}})
     assert first.startswith("known_at differs") and "reads 2,000,000,000 ns ahead, 1,000,000,000 ns were said" in first
+    first, second = in_words({**leak, "probes": {"past": 2}})
+    assert "1.5 with all of its past, 2.5 with the state alone that it left" in first and "only the books and halts stood" in second
     assert "no row with its future, 2.5 without" in in_words({**leak, "was": None, "largest": None, "probes": {"cut": 1, "resume": 1}})[0]
 
 

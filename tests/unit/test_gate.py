@@ -178,15 +178,24 @@ def nobody_listened(made: Contender) -> tuple[Contender, Evidence]:
 
 def a_leak(made: Contender) -> tuple[Contender, Evidence]:
     leak = Leak("models", "best.mean_bps", "S0", 5, 4, 0.1, 0.2, 0.1, 3, {"cut": 1})
-    return made, evidence(audits=(*audits()[:2], replace(audits()[2], leaks=(leak,))))
+    return made, evidence(audits=(*audits()[:2], replace(audits()[2], leaks=(leak,)), *audits()[3:]))
 
 
 def models_not_audited(made: Contender) -> tuple[Contender, Evidence]:
-    return made, evidence(audits=audits()[:2])
+    return made, evidence(audits=(*audits()[:2], *audits()[3:]))
 
 
 def an_audit_that_compared_nothing(made: Contender) -> tuple[Contender, Evidence]:
-    return made, evidence(audits=(*audits()[:2], replace(audits()[2], compared=0)))
+    return made, evidence(audits=(*audits()[:2], replace(audits()[2], compared=0), *audits()[3:]))
+
+
+def not_what_it_was_given(made: Contender) -> tuple[Contender, Evidence]:
+    leak = Leak("given features", "spread", "S0", 5, 5, 0.1, 0.2, 0.1, 3, {"given": 1})
+    return made, evidence(audits=(*audits()[:3], replace(audits()[3], leaks=(leak,)), audits()[4]))
+
+
+def what_it_was_given_was_not_looked_at(made: Contender) -> tuple[Contender, Evidence]:
+    return made, evidence(audits=audits()[:3])
 
 
 def other_code(made: Contender) -> tuple[Contender, Evidence]:
@@ -241,7 +250,9 @@ CLAUSES = {
     "latency": (too_slow, latency_unknown, latency_nan),
     "calibration": (too_sure,),
     "alarms": (an_alarm, nobody_listened),
-    "audit": (a_leak, models_not_audited, an_audit_that_compared_nothing),
+    "audit": (
+        a_leak, models_not_audited, an_audit_that_compared_nothing, not_what_it_was_given, what_it_was_given_was_not_looked_at,
+    ),
     "code": (other_code, no_code),
     "certificate": (
         no_certificate, certificate_of_other_config, certificate_of_size_test, certificate_of_a_promoted_null,
