@@ -34,7 +34,7 @@ UNPURGED = ("ridge_reference",)
 """A fixed recipe from the literature of the table: it fits on b0-b5 as they stand."""
 
 HEAD_BLOCKS = (3, 4, 5)
-"""Blocks whose out-of-fold rows teach a head (methods.md section 1, level 2)."""
+"""Blocks whose rows teach a head: the direction where the model spoke out of fold, the activity all (methods.md section 1, level 2)."""
 
 
 class Spoken(NamedTuple):
@@ -78,13 +78,13 @@ def folds(kind: str, readers: Sequence[str]) -> tuple[Fold, ...]:
 
 
 def head_blocks(fold_names: Sequence[str]) -> tuple[int, ...]:
-    """Blocks whose out-of-fold rows teach the head of a kind that has these folds.
+    """Blocks whose rows teach the head of a kind that has these folds.
 
-    One block alone makes a poor head (its direction slope fell to .56 on a recorded day): a kind with fewer than two, the ensemble, takes
-    the stopping block's rows too, which the final fit has not learned from.
+    One out-of-fold block alone makes a poor head (its direction slope fell to .56 on a recorded day): a kind with fewer than two, the
+    ensemble, takes the stopping block's rows too, which the final fit has not learned from.
     """
-    own = tuple(block for block in HEAD_BLOCKS if f"k{block}" in fold_names)
-    return own if len(own) > 1 else (*own, STOP)
+    own = [block for block in HEAD_BLOCKS if f"k{block}" in fold_names]
+    return HEAD_BLOCKS if len(own) > 1 else (*HEAD_BLOCKS, STOP)
 
 
 def fold_of(calendar: BlockCalendar, session: int, as_of: NDArray[np.int64]) -> NDArray[np.int8]:

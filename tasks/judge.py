@@ -26,7 +26,7 @@ from cift_models.instruments import CALENDARS
 from cift_models.models import model_class
 from cift_models.models.ensemble.model import MEANS
 from cift_models.models.head import Head, has_own_probabilities
-from cift_models.models.protocol import Outputs, Panel
+from cift_models.models.protocol import Outputs
 from cift_models.signals import SignalRule
 from cift_models.splits import STOP, TEST, training_rows
 from cift_models.stacking import HEAD_BLOCKS, head_blocks, told
@@ -40,7 +40,7 @@ from tasks.trials import keep_trials, known_trials, tested_on
 
 @task(persist_result=False, cache_policy=NO_CACHE)
 def fit_heads(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fits: Fits) -> StepRef:
-    """The head of every kind with a forecast and no probabilities of its own, on its out-of-fold rows."""
+    """The head of every kind with a forecast and no probabilities of its own, on its out-of-fold rows (Head.fit says what others teach)."""
     calendar = dataset.get_calendar()
 
     def run(room: Room) -> dict[str, Any]:
@@ -55,9 +55,7 @@ def fit_heads(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fit
                 assert panel.rows is not None and panel.label_end is not None
                 out_of_fold = told(panel, calendar, {kind: spoken(fits[kind], day)})
                 marked = training_rows(calendar, day, panel.as_of, panel.label_end, blocks) & panel.rows
-                assert out_of_fold.base_oof is not None
-                marked &= out_of_fold.base_oof
-                own = _marked(panel, marked)
+                own = replace(panel, rows=marked)
                 mean = np.ascontiguousarray(out_of_fold.base[kind][:, :, fits[kind]["final"].facts["outputs"].index("mean_bps")])
                 rows.append((own, mean, out_of_fold.base_ready[kind]))
             head, report = Head.fit(rows)
@@ -75,10 +73,6 @@ def headed(kinds: list[str], fits: Fits) -> list[str]:
     """Kinds that need a head."""
     outputs = {kind: fits[kind]["final"].facts["outputs"] for kind in kinds}
     return [kind for kind in kinds if "mean_bps" in outputs[kind] and not has_own_probabilities(tuple(outputs[kind]))]
-
-
-def _marked(panel: Panel, rows) -> Panel:
-    return replace(panel, rows=rows)
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)

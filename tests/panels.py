@@ -31,6 +31,8 @@ def toy_panel(seed: int = 0, steps: int = 400, symbols: int = 3, session: int = 
     for name in ("activity_60s", "activity_600s"):
         x[:, :, place[name]] = rng.uniform(0.1, 0.9, (steps, symbols))
     x[:, :, place["session_share"]] = (np.arange(1, steps + 1) / steps)[:, None]
+    volatility = x[:, :, place["realised_vol_300s"]]
+    volatility[:] = 0.5 + np.abs(volatility)
     valid = np.ones((steps, symbols), bool)
     valid[:10] = False
     why = np.where(valid, Why.OK, Why.WARM_UP).astype(np.int8)

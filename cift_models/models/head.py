@@ -1,7 +1,16 @@
 """The head: what a forecast in bps says about down, flat and up. One head for all models that give `mean_bps`.
 
-A multinomial logit per symbol on yhat/sd, |yhat|/sd, the logits of the activity over 60 and 600 s, and log spread in ticks, fitted on
-out-of-fold rows (on a thin in-sample slice the direction slope falls to a half; methods.md section 1). A model whose outputs hold
+Two questions, apart: does the mid move, and if it does, which way?
+
+    P(move)      = 1 / (1 + exp(-(a_s + b_s . context + c_s (|z| - mean_s |z|))))      z = yhat / sd_s
+    P(up | move) = 1 / (1 + exp(-(d_s + g . (z, z'))))                                 z' = yhat / sigma_t
+
+a logit per symbol of the activity, and one logit of the direction for all symbols with an intercept each: z and z' have no unit, so that a
+symbol's slope need not be learned from its own few moves. sigma_t is the realised volatility of the last five minutes: where moves grow and
+the forecast does not, it says less. Nothing but the forecast and the intercept says which way: a single logit of three classes lets spread
+and activity do it too, and they then carry the drift of the training hours (docs/decisions.md has the figures of both).
+
+Fitted on out-of-fold rows (on a thin in-sample slice the direction slope falls to a half; methods.md section 1). A model whose outputs hold
 p_down, p_flat and p_up says them itself and has no head.
 """
 
@@ -24,12 +33,18 @@ from cift_models.models.logit import fit_logit
 from cift_models.models.protocol import Config, FitContext, FitReport, Panel, refuse_nan
 from cift_models.models.row_kernel import weighted_sum
 from cift_models.models.training import usable
-from cift_models.models.weight_files import read_config, read_weights, write_weights
+from cift_models.models.weight_files import Shape, read_config, read_weights, write_weights
 
 PROBABILITIES = ("p_down", "p_flat", "p_up")
 """Outputs of a model that needs no head; also the order of the last axis of every p."""
 
-N_INPUTS = 2 + len(CONTEXT)
+COLUMNS = (*CONTEXT, "realised_vol_300s")
+"""What is read of the feature set: the context of the activity, and the volatility that a forecast is held against."""
+
+LEAST_VOL = 0.25
+"""sigma_t is taken to be at least this share of sd_s: five quiet minutes make no forecast certain."""
+
+N_CONTEXT, N_DIRECTION = len(CONTEXT), 2
 
 
 def has_own_probabilities(outputs: tuple[str, ...]) -> bool:
@@ -38,7 +53,7 @@ def has_own_probabilities(outputs: tuple[str, ...]) -> bool:
 
 
 class HeadConfig(Config):
-    """`c` is the inverse penalty of the logit, as in scikit-learn."""
+    """`c` is the inverse penalty of both logits, as in scikit-learn."""
 
     c: float = Field(default=1.0, gt=0)
     max_iter: int = Field(default=1000, ge=1)
@@ -46,44 +61,54 @@ class HeadConfig(Config):
 
 @kernel
 def inputs_row(mean_bps, sd_bps, x, columns, out):
-    """Fill out float64[5]: yhat/sd, |yhat|/sd, then the context of the row."""
+    """Fill out float64[6]: z, z', |z|, then the context of the row."""
     out[0] = mean_bps / sd_bps
-    out[1] = abs(out[0])
-    context_row(x, columns, out, 2)
+    out[1] = mean_bps / max(x[columns[N_CONTEXT]], LEAST_VOL * sd_bps)
+    out[2] = abs(out[0])
+    context_row(x, columns, out, 3)
 
 
 @kernel
-def inputs(mean_bps, ready, x, columns, sd_bps):
-    """inputs_row for every ready row: float64[T, S, 5], 0 elsewhere."""
-    out = np.zeros((*mean_bps.shape, 2 + columns.shape[0]))
-    for t in range(mean_bps.shape[0]):
-        for s in range(mean_bps.shape[1]):
-            if ready[t, s]:
-                inputs_row(mean_bps[t, s], sd_bps[s], x[t, s], columns, out[t, s])
+def inputs(mean_bps, sd_bps, x, columns):
+    """inputs_row for each of n rows of one symbol: float64[n, 6]."""
+    out = np.empty((len(mean_bps), N_DIRECTION + 1 + N_CONTEXT))
+    for i in range(len(mean_bps)):
+        inputs_row(mean_bps[i], sd_bps, x[i], columns, out[i])
     return out
 
 
 @kernel
-def probabilities(mean_bps, ready, x, columns, sd_bps, weights, bias):
-    """Softmax of three weighted sums for every ready row: float64[T, S, 3], 0 elsewhere. weights float64[S, 3, 5], bias float64[S, 3]."""
+def logistic(u):
+    """1 / (1 + exp(-u)), without overflow."""
+    if u >= 0.0:
+        return 1.0 / (1.0 + math.exp(-u))
+    e = math.exp(u)
+    return e / (1.0 + e)
+
+
+@kernel
+def probabilities(mean_bps, ready, x, columns, sd_bps, size, activity, activity_bias, direction, direction_bias, fitted):
+    """Down, flat, up of every ready row: float64[T, S, 3], 0 elsewhere; 1/3 each for a symbol that is not fitted.
+
+    sd_bps, size, activity_bias, direction_bias float64[S], activity float64[S, 4], direction float64[2], fitted bool[S].
+    """
     steps, symbols = mean_bps.shape
     p = np.zeros((steps, symbols, 3))
-    u = np.empty(weights.shape[2])
+    u = np.empty(N_DIRECTION + 1 + N_CONTEXT)
     for t in range(steps):
         for s in range(symbols):
             if not ready[t, s]:
                 continue
+            if not fitted[s]:
+                p[t, s, :] = 1.0 / 3.0
+                continue
             inputs_row(mean_bps[t, s], sd_bps[s], x[t, s], columns, u)
-            highest = -math.inf
-            for c in range(3):
-                p[t, s, c] = weighted_sum(u, weights[s, c], bias[s, c])
-                highest = max(highest, p[t, s, c])
-            total = 0.0
-            for c in range(3):
-                p[t, s, c] = math.exp(p[t, s, c] - highest)
-                total += p[t, s, c]
-            for c in range(3):
-                p[t, s, c] /= total
+            u[2] -= size[s]
+            up = logistic(weighted_sum(u[:2], direction, direction_bias[s]))
+            move = logistic(weighted_sum(u[2:], activity[s], activity_bias[s]))
+            p[t, s, 0] = move * (1.0 - up)
+            p[t, s, 1] = 1.0 - move
+            p[t, s, 2] = move * up
     return p
 
 
@@ -108,44 +133,74 @@ class Head:
     ) -> tuple[Self, FitReport]:
         """Learn from (panel with labels, mean_bps float64[T, S], ready bool[T, S]) of each session, all out of fold.
 
-        Uses panel.rows & panel.valid & ready. sd is that of y over a symbol's rows: against that of yhat the penalty then bites, and the
-        direction slope on the real day's test blocks comes nearer to 1 (1.01/.91/.86 against .97/.72/.80, `ridge_reference`).
-        facts["max_train_t1"] is when the last label was known, ns. Raises FitError where no row is usable.
+        Uses panel.rows & panel.valid. A row on which the model was not ready teaches how often the mid moves in its context, with the
+        forecast's size taken at its mean, and nothing else: a model with few out-of-fold blocks (the ensemble) still knows the activity of
+        all of them. sd_s is that of y over the rows that were ready. facts["max_train_t1"] is when the last label was known, ns. Raises
+        FitError where no row was ready.
         """
         config, ctx = config or HeadConfig(), ctx or FitContext()
         columns: Columns | None = None
         symbols: tuple[str, ...] = ()
-        parts: list[tuple[NDArray, NDArray, NDArray, NDArray]] = []
+        parts: list[tuple[NDArray, NDArray, NDArray, NDArray, NDArray]] = []
         latest = 0
         for panel, mean_bps, ready in rows:
             if columns is None:
-                symbols, columns = panel.universe.symbols, Columns.of(panel.features, CONTEXT)
+                symbols, columns = panel.universe.symbols, Columns.of(panel.features, COLUMNS)
             columns.check(panel.features)
-            use = usable(panel) & ready
+            use = usable(panel)
             assert panel.y is not None and panel.label_end is not None
             kept = use.any(axis=1)
             latest = max(latest, int(panel.label_end[kept].max(initial=0)))
-            parts.append((panel.x[kept][:, :, columns.places], mean_bps[kept], use[kept], panel.y[kept]))
-        if columns is None or not any(use.any() for _, _, use, _ in parts):
+            parts.append((panel.x[kept][:, :, columns.places], mean_bps[kept], use[kept], use[kept] & ready[kept], panel.y[kept]))
+        if columns is None or not any(spoken.any() for _, _, _, spoken, _ in parts):
             raise FitError("head: no row is usable.", hint="Pass out-of-fold rows on which the model was ready.")
-        x, mean, use, y = (np.concatenate(column) for column in zip(*parts, strict=True))
-        n_symbols = len(symbols)
-        sd, weights, bias = np.ones(n_symbols), np.zeros((n_symbols, 3, N_INPUTS)), np.zeros((n_symbols, 3))
-        for s in range(n_symbols):
-            spread = float(y[use[:, s], s].std()) if use[:, s].any() else 0.0
-            sd[s] = spread if spread > 0 else 1.0
-        u = inputs(np.ascontiguousarray(mean), use, x, np.arange(len(CONTEXT)), sd)
-        counts, converged = {}, True
-        for s, symbol in enumerate(symbols):
-            own = use[:, s]
-            counts[symbol] = int(own.sum())
-            if counts[symbol]:
-                classes = np.sign(y[own, s]).astype(np.int64) + 1
-                weights[s], bias[s], ok = fit_logit(u[own, s], classes, 3, config.c, config.max_iter, ctx.threads)
-                converged &= ok
-        head = cls(config, symbols, columns, {"sd_bps": sd, "weights": weights, "bias": bias})
-        slopes = {n: float(weights[s, 2, 0] - weights[s, 0, 0]) for s, n in enumerate(symbols)}
-        facts = {"max_train_t1": latest, "rows": counts, "direction_slope": slopes}
+        x, mean, use, spoken, y = (np.concatenate(column) for column in zip(*parts, strict=True))
+        n_symbols, places = len(symbols), np.arange(len(COLUMNS))
+        own = [np.flatnonzero(spoken[:, s]) for s in range(n_symbols)]
+        sd = np.array([float(y[rows, s].std()) if len(rows) else 0.0 for s, rows in enumerate(own)])
+        sd = np.where(sd > 0, sd, 1.0)
+        weights = {
+            "sd_bps": sd,
+            "size": np.zeros(n_symbols),
+            "activity": np.zeros((n_symbols, 1 + N_CONTEXT)),
+            "activity_bias": np.zeros(n_symbols),
+            "direction": np.zeros(N_DIRECTION),
+            "direction_bias": np.zeros(n_symbols),
+            "fitted": np.array([len(rows) > 0 for rows in own]),
+        }
+        converged = True
+        moves: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
+        for s, rows in enumerate(own):
+            if not len(rows):
+                moves.append((np.empty((0, N_DIRECTION)), np.empty(0, bool)))
+                continue
+            u = inputs(np.ascontiguousarray(np.where(spoken[:, s], mean[:, s], 0.0)), sd[s], np.ascontiguousarray(x[:, s]), places)
+            weights["size"][s] = u[rows, 2].mean()
+            u[:, 2] = np.where(spoken[:, s], u[:, 2] - weights["size"][s], 0.0)
+            taught = use[:, s]
+            moved = (y[taught, s] != 0).astype(np.int64)
+            w, bias, ok = fit_logit(u[taught, 2:], moved, 2, config.c, config.max_iter, ctx.threads)
+            weights["activity"][s], weights["activity_bias"][s] = w[1], bias[1]
+            converged &= ok
+            rows = rows[y[rows, s] != 0]
+            moves.append((u[rows, :2], y[rows, s] > 0))
+        if any(len(up) for _, up in moves):
+            which = np.concatenate([np.full(len(up), s) for s, (_, up) in enumerate(moves)])
+            u = np.concatenate([z for z, _ in moves])
+            # An intercept each: of the first symbol, and of the others what they differ from it.
+            each = which[:, None] == np.arange(1, n_symbols)
+            up = np.concatenate([up for _, up in moves]).astype(np.int64)
+            w, bias, ok = fit_logit(np.column_stack([u, each]), up, 2, config.c, config.max_iter, ctx.threads)
+            weights["direction"], weights["direction_bias"] = w[1, :2].copy(), bias[1] + np.concatenate([[0.0], w[1, 2:]])
+            converged &= ok
+        counts = {symbol: len(rows) for symbol, rows in zip(symbols, own, strict=True)}
+        facts = {
+            "max_train_t1": latest,
+            "rows": counts,
+            "rows_of_activity": {symbol: int(use[:, s].sum()) for s, symbol in enumerate(symbols)},
+            "direction_slope": dict(zip(("by_sd", "by_volatility"), weights["direction"].tolist(), strict=True)),
+        }
+        head = cls(config, symbols, columns, weights)
         return head, FitReport("converged" if converged else "max_iter", sum(counts.values()), facts=facts)
 
     def predict(self, mean_bps: NDArray[np.float64], x: NDArray[np.float64], ready: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -153,7 +208,10 @@ class Head:
         self.columns.check_width(x.shape[-1])
         refuse_nan(np.concatenate([x[..., self.columns.places], mean_bps[..., None]], axis=-1), ready, self.kind)
         w = self.weights
-        return probabilities(np.ascontiguousarray(mean_bps), ready, x, self.columns.places, w["sd_bps"], w["weights"], w["bias"])
+        return probabilities(
+            np.ascontiguousarray(mean_bps), ready, x, self.columns.places, w["sd_bps"], w["size"], w["activity"], w["activity_bias"],
+            w["direction"], w["direction_bias"], w["fitted"],
+        )  # fmt: skip
 
     def save(self, directory: Path) -> None:
         config = {"kind": self.kind, "config": self.config.model_dump(), "symbols": list(self.symbols), "columns": self.columns.as_json()}
@@ -164,5 +222,6 @@ class Head:
         saved = read_config(directory, cls.kind)
         symbols, columns = tuple(saved["symbols"]), Columns.from_json(saved["columns"])
         s = len(symbols)
-        weights = read_weights(directory, {"sd_bps": (s,), "weights": (s, 3, N_INPUTS), "bias": (s, 3)})
+        shapes: dict[str, Shape] = dict.fromkeys(("sd_bps", "size", "activity_bias", "direction_bias", "fitted"), (s,))
+        weights = read_weights(directory, shapes | {"activity": (s, 1 + N_CONTEXT), "direction": (N_DIRECTION,)})
         return cls(HeadConfig(**saved["config"]), symbols, columns, weights)

@@ -1,24 +1,27 @@
 """The head finds the class probabilities it was drawn from, and says each row alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cift_models.errors import DataError, FitError, ReleaseError
 from cift_models.models.context import CONTEXT
-from cift_models.models.head import PROBABILITIES, Head, has_own_probabilities
+from cift_models.models.head import LEAST_VOL, PROBABILITIES, Head, has_own_probabilities
 from tests.panels import toy_panel
 
 
 def drawn(seed: int, steps: int, symbols: int = 2):
-    """A panel whose y is drawn from a known logit of a forecast, and that forecast with its true probabilities."""
+    """A panel whose y is drawn from known logits of a forecast, and that forecast with its true probabilities."""
     panel = toy_panel(seed=seed, steps=steps, symbols=symbols)
     rng = np.random.default_rng(seed)
     mean_bps = 0.2 * rng.normal(size=panel.y.shape)
     a60, a600, ticks = (panel.column(name) for name in CONTEXT)
-    move = 0.9 * np.log(a60 / (1 - a60)) + 0.3 * np.log(a600 / (1 - a600)) - 0.4 * np.log(ticks) + 0.5 * np.abs(mean_bps / 0.2) - 0.5
-    logits = np.stack([move - 0.7 * mean_bps / 0.2, np.zeros_like(move), move + 0.7 * mean_bps / 0.2], axis=-1)
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
+    z, against = mean_bps / 0.2, mean_bps / np.maximum(panel.column("realised_vol_300s"), 0.25)
+    move = 0.9 * np.log(a60 / (1 - a60)) + 0.3 * np.log(a600 / (1 - a600)) - 0.4 * np.log(ticks) + 0.5 * np.abs(z) - 0.5
+    up = 0.4 * z + 1.5 * against - np.array([0.2, -0.3])[:symbols]
+    move, up = 1 / (1 + np.exp(-move)), 1 / (1 + np.exp(-up))
+    p = np.stack([move * (1 - up), 1 - move, move * up], axis=-1)
     u = rng.uniform(size=(*panel.y.shape, 1))
     panel.y[:] = (u > p.cumsum(axis=-1)).sum(axis=-1) - 1
     return panel, mean_bps, p
@@ -38,15 +41,60 @@ def test_the_planted_probabilities_are_found():
 def test_it_equals_scikit_learn_row_by_row():
     from sklearn.linear_model import LogisticRegression
 
-    panel, mean_bps, _ = drawn(2, 3_000, symbols=1)
+    panel, mean_bps, _ = drawn(2, 3_000)
     head, _ = Head.fit([(panel, mean_bps, panel.valid)])
     rows = panel.rows & panel.valid[:, 0]
-    yhat = mean_bps[:, 0] / panel.y[rows, 0].std()
-    a60, a600, ticks = (panel.column(name)[:, 0] for name in CONTEXT)
-    u = np.column_stack([yhat, abs(yhat), np.log(a60 / (1 - a60)), np.log(a600 / (1 - a600)), np.log(ticks)])
-    oracle = LogisticRegression(C=1, tol=1e-8, max_iter=2000).fit(u[rows], panel.y[rows, 0])
-    p = head.predict(mean_bps, panel.x, panel.valid)[rows, 0]
-    assert np.abs(p - oracle.predict_proba(u[rows])).max() < 1e-3  # three half rows of 2,960 are all that differs
+    sd = panel.y[rows].std(axis=0)
+    z = mean_bps / sd
+    against = mean_bps / np.maximum(panel.column("realised_vol_300s"), LEAST_VOL * sd)
+    a60, a600, ticks = (panel.column(name) for name in CONTEXT)
+    context = np.stack([np.log(a60 / (1 - a60)), np.log(a600 / (1 - a600)), np.log(ticks)], axis=-1)
+    logit = LogisticRegression(C=1, tol=1e-8, max_iter=2000)
+    move = np.empty(z.shape)
+    for s in range(2):
+        u = np.column_stack([abs(z[:, s]) - abs(z[rows, s]).mean(), context[:, s]])
+        move[:, s] = logit.fit(u[rows], panel.y[rows, s] != 0).predict_proba(u)[:, 1]
+    u = np.stack([z, against, np.broadcast_to([0.0, 1.0], z.shape)], axis=-1)
+    moved = rows[:, None] & (panel.y != 0)
+    up = logit.fit(u[moved], panel.y[moved] > 0).predict_proba(u.reshape(-1, 3))[:, 1].reshape(z.shape)
+    p = head.predict(mean_bps, panel.x, panel.valid)
+    wanted = np.stack([move * (1 - up), 1 - move, move * up], axis=-1)
+    assert np.abs(p - wanted)[rows].max() < 1e-3  # two half rows of 2,960 are all that differs
+
+
+def test_a_sure_forecast_says_less_where_moves_are_large():
+    panel, mean_bps, _ = drawn(7, 20_000)
+    head, _ = Head.fit([(panel, mean_bps, panel.valid)])
+    quiet, wild = panel.x[100:102].copy(), panel.x[100:102].copy()
+    place = panel.features.index(["realised_vol_300s"])[0]
+    quiet[..., place], wild[..., place] = 0.5, 5.0
+    p, q = (head.predict(np.full((2, 2), 0.3), x, np.ones((2, 2), bool)) for x in (quiet, wild))
+    assert (p[..., 2] / (1 - p[..., 1]) > q[..., 2] / (1 - q[..., 1]) + 0.05).all()
+    np.testing.assert_allclose(p[..., 1], q[..., 1])  # how likely a move is, it leaves to the activity
+
+
+def test_nothing_but_the_forecast_says_which_way():
+    """Of the same forecast the odds of up against down are the same, whatever the spread and the activity were when the mid drifted."""
+    panel, mean_bps, _ = drawn(8, 3_000)
+    drift = panel.column("activity_60s") > 0.5
+    panel.y[:] = np.where(panel.y != 0, np.where(drift, 1.0, -1.0), 0.0)
+    head, _ = Head.fit([(panel, mean_bps, panel.valid)])
+    p = head.predict(np.zeros_like(mean_bps), panel.x, panel.valid)
+    for s in range(2):
+        own = p[panel.valid[:, s], s]
+        assert np.ptp(own[:, 2] / own[:, 0]) < 1e-9 and np.ptp(own[:, 1]) > 0.3
+
+
+def test_rows_on_which_the_model_was_silent_teach_the_activity_alone():
+    panel, mean_bps, truth = drawn(9, 20_000)
+    spoke = panel.valid.copy()
+    spoke[:17_000] = False
+    head, report = Head.fit([(panel, np.where(spoke, mean_bps, np.nan), spoke)])
+    few, _ = Head.fit([(replace(panel, rows=panel.rows & spoke[:, 0]), mean_bps, spoke)])
+    assert report.facts["rows"] == {"S0": 2_980, "S1": 2_980} and report.facts["rows_of_activity"] == {"S0": 19_960, "S1": 19_960}
+    assert np.array_equal(head.weights["direction"], few.weights["direction"])
+    errors = [np.abs(h.predict(mean_bps, panel.x, panel.valid)[..., 1] - truth[..., 1])[panel.valid].mean() for h in (head, few)]
+    assert errors[0] < 0.8 * errors[1], errors
 
 
 def test_one_row_is_the_row_of_the_batch_and_files_keep_the_bits(tmp_path):
@@ -57,7 +105,7 @@ def test_one_row_is_the_row_of_the_batch_and_files_keep_the_bits(tmp_path):
     loaded = Head.load(tmp_path)
     for t in range(0, 300, 7):
         assert np.array_equal(loaded.predict(mean_bps[t : t + 1], panel.x[t : t + 1], panel.valid[t : t + 1])[0], p[t])
-    np.savez(tmp_path / "weights.npz", **(head.weights | {"bias": head.weights["bias"][:1]}))
+    np.savez(tmp_path / "weights.npz", **(head.weights | {"size": head.weights["size"][:1]}))
     with pytest.raises(ReleaseError, match="shape"):
         Head.load(tmp_path)
 
