@@ -51,10 +51,11 @@ class PerfectModels:
 
 
 def ece_against_perfect(
-    y: NDArray[np.float64], p: NDArray[np.float64], *, seed: int = 0, draws: int = PERFECT, bins: int = BINS
+    y: NDArray[np.float64], p: NDArray[np.float64], *, seed: int = 0, draws: int = PERFECT, bins: int = BINS, slope: float = 1.0
 ) -> PerfectModels | None:
     """ECE of the direction, and what `draws` models reach whose outcomes are drawn from their own q; None without a move.
 
+    `slope`: of models whose outcomes have the chance 1 / (1 + exp(-slope logit q)); 1 is perfect.
     p_value is the share of perfect models that look at least as bad (the measured one counted among them); `point_99` their 99 % point.
     Memory O(100 moves), time O(draws moves).
     """
@@ -68,7 +69,7 @@ def ece_against_perfect(
     expected = np.add.reduceat(q, edges)
     measured = float(np.abs(np.add.reduceat(up.astype(np.float64), edges) - expected).sum() / len(q))
     rng = np.random.default_rng(seed)
-    chance = q.astype(np.float32)
+    chance = (q if slope == 1.0 else 0.5 * (1 + np.tanh(0.5 * slope * (np.log(q) - np.log1p(-q))))).astype(np.float32)
     reached = np.concatenate(
         [
             np.abs(np.add.reduceat((rng.random((count, len(q)), np.float32) < chance).astype(np.float32), edges, axis=1) - expected).sum(

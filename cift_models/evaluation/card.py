@@ -72,7 +72,7 @@ class OnSymbol(_Strict):
     p_holm          of the larger of the two p-values, Holm over symbols: the symbol carries a promotion where it is at most the size
     direction_gain  nats a move; timing_gain bps of a parent order: both above 0 where the challenger is better
     timing          what the challenger's own timing saves, bps; null_max the most that its shifted forecasts reached, of `shifts`
-    slope           calibration, its interval at the gate's own level; ece_p_holm against perfect models, Holm over symbols
+    slope           calibration, its interval at the gate's own level; ece_p_holm against near-perfect models, Holm over symbols
     gone_ms         the shortest delay at which the timing value is not above 0 any more; where it always is, the longest that was tried
     """
 

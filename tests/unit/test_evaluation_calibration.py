@@ -52,6 +52,17 @@ def test_perfect_models_pass_as_often_as_they_should():
     assert np.mean(np.array(p_values) <= 0.05) <= 0.15
 
 
+def test_models_that_are_off_by_the_slope_alone_pass_among_their_like():
+    stretch = 1.25
+    p_values = [
+        calibration.ece_against_perfect(*drawn(seed, stretch, rows=4000)[1:], draws=200, seed=seed, slope=1 / stretch).p_value
+        for seed in range(40)
+    ]
+    assert 0.3 < np.mean(p_values) < 0.7
+    perfect = [calibration.ece_against_perfect(*drawn(seed, stretch, rows=4000)[1:], draws=200, seed=seed).p_value for seed in range(40)]
+    assert np.mean(perfect) < 0.6 * np.mean(p_values)
+
+
 def test_the_measured_ece_is_that_of_scores():
     _, y, p = drawn(3)
     assert calibration.ece_against_perfect(y, p, draws=10).ece == pytest.approx(scores.ece(y, p))
