@@ -108,7 +108,9 @@ class SeedParameters(Parameters):
     symbols: Symbols = Field(default=["AAA", "BBB", "CCC"], description="Names of the simulated instruments.")
     sessions: int = Field(default=2, ge=1, le=250, description="Trading sessions, one a weekday from 2024-01-08 on.")
     session_minutes: int = Field(default=180, ge=10, le=720, title="Minutes", description="Length of a session.")
-    null: bool = Field(default=False, title="Plant nothing", description="The same market without a signal: nobody can forecast its moves.")
+    plant: Literal["usual", "clear", "nothing"] = Field(
+        default="usual", description="The signals: clear ones show in two hours; nothing: a market that nobody can forecast."
+    )
 
 
 class FeedParameters(Parameters):

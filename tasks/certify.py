@@ -23,6 +23,8 @@ from tasks.gate import certificate_path
 from tasks.runs import Run
 
 NULL, PLANTED = "null", "planted"
+PLANTS = {NULL: "nothing", PLANTED: "clear"}
+"""What is planted in the markets of each (SimulateConfig.planting)."""
 ELSEWHERE = ("CIFT_QUESTDB_URL", "CIFT_CLICKHOUSE_URL", "CIFT_REDIS_URL", "CIFT_MLFLOW_URI", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
 """Settings that a run of a certificate does not see: it is a matter of this machine and of nobody's servers."""
 
@@ -91,8 +93,8 @@ def certified_run(kind: str, seed: int, form: Form) -> Card:
     if kept.is_file():
         return Card.from_bytes(kept.read_bytes())
     symbols = ",".join(form.symbols)
-    null = ["--null"] if kind == NULL else []
-    _cift(room, "seed", "--seed", str(seed), "--symbols", symbols, "--sessions", str(form.sessions), "--minutes", str(form.minutes), *null)
+    shape = ("--sessions", str(form.sessions), "--minutes", str(form.minutes), "--plant", PLANTS[kind])
+    _cift(room, "seed", "--seed", str(seed), "--symbols", symbols, *shape)
     models = ["--models", ",".join(form.models)] if form.models else []
     dates = ["--start", "2024-01-01", "--end", "2024-12-31"]
     _cift(room, "train", "--symbols", symbols, *dates, "--epochs", str(form.epochs), "--seed", str(seed), *models)

@@ -213,9 +213,7 @@ def hidden_paths(dataset: Dataset) -> dict[int, dict[str, np.ndarray]]:
 def simulate_market(params: dict[str, Any]) -> dict[str, Any]:
     """Simulate a market and store its events, and beside them its truth."""
     progress = reporter("simulate")
-    config = SimulateConfig(**{name: value for name, value in params.items() if name != "null"})
-    if params.get("null"):
-        config = config.martingale()
+    config = SimulateConfig(**{name: value for name, value in params.items() if name != "plant"}).planting(params.get("plant", "usual"))
     market = simulate(config, progress=lambda what, share: progress(what, 0.7 * share))
     ticks = open_ticks(get_settings())
     n = 0

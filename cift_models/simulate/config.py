@@ -18,10 +18,15 @@ def _first_pair(fields: dict[str, Any]) -> tuple[str, str] | None:
     return (symbols[0], symbols[1]) if len(symbols) > 1 else None
 
 
+PLANTS = ("usual", "clear", "nothing")
+"""What `SimulateConfig.planting` knows."""
+
+
 class SimulateConfig(BaseModel):
     """Everything that decides a simulated market, to the byte. Frozen; refuses unknown fields.
 
-    Controls: `branching_60s=0` makes the trades a seasonal Poisson stream; `martingale()` makes a market that nothing can forecast.
+    Controls: `branching_60s=0` makes the trades a seasonal Poisson stream; `martingale()` makes a market that nothing can forecast,
+    `clear()` one whose signals show in two hours.
     An R2 is a share of the variance of the 1-s move of the mid, on whole seconds from the open.
     """
 
@@ -124,3 +129,17 @@ class SimulateConfig(BaseModel):
         """The control: same market, nothing planted in the price. Trades still cluster and volatility still has regimes."""
         nothing = {"linear_r2": 0.0, "interaction_r2": 0.0, "impact_r2": 0.0, "edge_r2": 0.0, "ar": (0.0, 0.0, 0.0)}
         return self.model_copy(update=nothing)
+
+    def clear(self) -> SimulateConfig:
+        """The control of power for a session of two hours: the same signals four times as strong, in regimes that are shorter and calmer.
+
+        Two hours have 1,800 test rows: the signals then stand out as 3 % of the variance do on 13,000 (t about 20). Regimes of two minutes:
+        a block of ten minutes has its share of each, so that what is learned in some blocks holds in the others. The volatile one is half
+        again as volatile, not 2.5 times: the calm ones have to hold the signals, which keep one size.
+        """
+        planted = {name: 4 * getattr(self, name) for name in ("linear_r2", "interaction_r2", "impact_r2", "edge_r2")}
+        return self.model_copy(update={**planted, "volatility_ratio": 1.5, "regime_minutes": 2.0})
+
+    def planting(self, what: str) -> SimulateConfig:
+        """usual: as it is; clear: `clear()`; nothing: `martingale()`."""
+        return {"usual": lambda: self, "clear": self.clear, "nothing": self.martingale}[what]()

@@ -12,7 +12,9 @@ def seed(
     symbols: Annotated[str, typer.Option(help="Names of the simulated instruments.")] = "AAA,BBB,CCC",
     sessions: Annotated[int, typer.Option(help="How many sessions.")] = 2,
     minutes: Annotated[int, typer.Option(help="Minutes a session.")] = 180,
-    null: Annotated[bool, typer.Option("--null", help="Plant nothing: moves that nobody can forecast, to try a judge on.")] = False,
+    plant: Annotated[
+        str, typer.Option(help="The signals: usual; clear: they show in two hours; nothing: nobody can forecast. To try a judge on.")
+    ] = "usual",
 ) -> None:
     """Simulate a market with known truth, stored like recorded data.
 
@@ -25,7 +27,7 @@ def seed(
     from flows.cli.terminal import watching
     from flows.parameters import SeedParameters
 
-    params = parameters(SeedParameters, seed=seed, symbols=split(symbols), sessions=sessions, session_minutes=minutes, null=null)
+    params = parameters(SeedParameters, seed=seed, symbols=split(symbols), sessions=sessions, session_minutes=minutes, plant=plant)
     with watching(f"Simulating {sessions} sessions of {len(params.symbols)} symbols"):
         from flows.seed import seed as flow
 

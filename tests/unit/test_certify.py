@@ -1,4 +1,4 @@
-"""What a certificate is made of; whole runs are in tests/integration/test_certify.py."""
+"""What a certificate is made of; whole runs are `make prove-judge`."""
 
 from __future__ import annotations
 

@@ -249,6 +249,17 @@ def test_a_martingale_cannot_be_forecast():
     assert market.truth["realised"]["all"]["volatility_bps"] == pytest.approx(2.0, rel=0.15)
 
 
+def test_clear_signals_show_in_two_hours_and_keep_their_size():
+    config = SimulateConfig(seed=5, symbols=("AAA", "BBB"), sessions=1, session_minutes=120)
+    assert config.planting("usual") == config and config.planting("nothing") == config.martingale()
+    usual, clear = (simulate(config.planting(what)).truth["realised"] for what in ("usual", "clear"))
+    for symbol in config.symbols:
+        was, is_ = usual[symbol]["r2"], clear[symbol]["r2"]
+        assert is_["linear"] > 0.08 and is_["all"] > 2.5 * was["all"] > 0
+        assert is_["interaction"] > 0.05
+    assert clear["BBB"]["r2"]["edge"] > 0.03
+
+
 def test_a_ridge_sees_the_linear_signal_and_not_the_interaction(long):
     """Beside what the columns tell, the interaction is worth its 2 % to who is given it, and nothing to a ridge without it."""
     train, test = range(7), range(7, 10)
