@@ -13,10 +13,10 @@ own run. Both are held against the same moves: rows by as_of, both ready. Every 
     economics    on a symbol that is better, the timing value's 95 % interval lies above the most that its forecasts reach when they are
                  shifted in time by 10 minutes or more
     latency      there, the measured latency is below the delay at which the timing value is gone
-    calibration  on no symbol does the slope's interval miss all of [.8, 1.25], or the ECE lie beyond what models reach whose chances are off
-                 by the measured slope, at most so far, and by nothing else. Both at 1 % over all symbols, not at 5 %: a perfect model that is
-                 refused once in twenty could not be found twenty times of twenty. A margin, because a head is fitted on no more rows than
-                 judge it: its slope is never 1, and rows enough would refuse every model for it
+    calibration  on no symbol does the slope's interval miss all of [.8, 1.25], or the ECE lie beyond what models reach whose chances are
+                 off by the measured slope, at most so far, and by nothing else. Both at 1 % over all symbols, not at 5 %: a perfect model
+                 that is refused once in twenty could not be found twenty times of twenty. A margin, because a head is fitted on no more
+                 rows than judge it: its slope is never 1, and rows enough would refuse every model for it
     alarms       no leak alarm rings
     audit        features, labels and models were audited for causality, and are clean; features and labels that the run was given are those
                  of its events

@@ -303,8 +303,8 @@ def test_a_slope_that_is_near_enough_passes_though_rows_enough_tell_it_from_one(
     """40,000 rows of which the chances are off by a seventh; by a third they are refused."""
 
     def off(by: float) -> Contender:
-        made = contender({"S0": rows(0, "S0", count=40_000)})
-        return replace(made, rows={"S0": with_best(d, replace(the_best(d), p=stretched(the_best(d).p, by))) for d in made.rows.values()})
+        data = rows(0, "S0", count=40_000)
+        return contender({"S0": with_best(data, replace(the_best(data), p=stretched(the_best(data).p, by)))})
 
     def stretched(p: np.ndarray | None, by: float) -> np.ndarray:
         assert p is not None
