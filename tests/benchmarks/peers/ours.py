@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import numpy as np
 
 from cift_models.features.columns import Bars, Chunk, Job, RollingZ, Rows
 from cift_models.features.columns.volume_profile import VolumeProfile
+from cift_models.stores import plain_columns
 from tests.benchmarks.peers.job import BAR_WINDOW, PROFILE_NS, TICK_WINDOW, Columns, Contestant, Sums, names, sums_of
 
 CHUNK = 2**18
-BATCH = 125_000
-"""Rows of a row group in a file of a million that polars writes."""
 
 
 def job(levels: int) -> Job:
@@ -43,29 +41,16 @@ def fold(made: Job, chunks: Iterable[Chunk], z, absolute) -> tuple[list[Rows], f
 
 
 def from_parquet(files: list[Path], levels: int) -> Contestant:
-    """The same from Parquet files, a row group at a time. They are decoded by polars on its threads, the fastest reader at hand (pyarrow's
-    takes 1.5 times its CPU), one row group ahead of the job, which stays on one thread. (polars' own batches read a gigabyte ahead.)"""
-    made, z, absolute = job(levels), np.empty(BATCH), np.empty(BATCH)
+    """The same from files of plain columns, which are read and worked on by one thread."""
+    made, z, absolute = job(levels), np.empty(plain_columns.ROWS), np.empty(plain_columns.ROWS)
     return Contestant({"numba": lambda: fold(made, batches(files, levels), z, absolute)}, lambda result: sums(result, levels))
 
 
 def batches(files: list[Path], levels: int) -> Iterator[Chunk]:
-    import polars as pl
-
-    wanted = names(levels)
-
-    def read(file: Path, at: int) -> pl.DataFrame:
-        return pl.scan_parquet(file).select(wanted).slice(at, BATCH).collect()
-
-    places = [(file, at) for file in files for at in range(0, pl.scan_parquet(file).select(pl.len()).collect().item(), BATCH)]
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, *places[0])
-        for place in [*places[1:], None]:
-            frame = coming.result()
-            if place:
-                coming = reader.submit(read, *place)
-            yield Chunk.of_columns({name: frame[name].to_numpy() for name in wanted})
-            del frame
+    """Their rows, lent a chunk at a time."""
+    for file in files:
+        for columns in plain_columns.read(file, names(levels)):
+            yield Chunk.of_columns(columns)
 
 
 def output_mb(result: tuple[list[Rows], float]) -> float:
