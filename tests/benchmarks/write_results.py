@@ -40,7 +40,7 @@ TABLES = {"features": features, "feature_stream": feature_stream}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(TABLES)}")
-    parser.add_argument("--large", action="store_true", help="features over 2e7 rows too (20 GB, half an hour)")
+    parser.add_argument("--large", action="store_true", help="features over 2e7 rows too (12 GB of files, half an hour)")
     said = parser.parse_args()
     if unknown := set(said.names) - set(TABLES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
