@@ -3,12 +3,13 @@
 Two questions, apart: does the mid move, and if it does, which way?
 
     P(move)      = 1 / (1 + exp(-(a_s + b_s . context + c_s (|z| - mean_s |z|))))      z = yhat / sd_s
-    P(up | move) = 1 / (1 + exp(-(d_s + g . (z, z'))))                                 z' = yhat / sigma_t
+    P(up | move) = 1 / (1 + exp(-(d_s + g_1 z + g_2 z' + h_s z)))                      z' = yhat / sigma_t
 
 a logit per symbol of the activity, and one logit of the direction for all symbols with an intercept each: z and z' have no unit, so that a
-symbol's slope need not be learned from its own few moves. sigma_t is the realised volatility of the last five minutes: where moves grow and
-the forecast does not, it says less. Nothing but the forecast and the intercept says which way: a single logit of three classes lets spread
-and activity do it too, and they then carry the drift of the training hours (docs/decisions.md has the figures of both).
+symbol's slope need not be learned from its own few moves. Where the moves say that symbols differ, and not by chance, each has an h_s of
+its own (models/logit.py). sigma_t is the realised volatility of the last five minutes: where moves grow and the forecast does not, it says
+less. Nothing but the forecast and the intercept says which way: a single logit of three classes lets spread and activity do it too, and
+they then carry the drift of the training hours (docs/decisions.md has the figures of both).
 
 Fitted on out-of-fold rows (on a thin in-sample slice the direction slope falls to a half; methods.md section 1). A model whose outputs hold
 p_down, p_flat and p_up says them itself and has no head.
@@ -29,7 +30,7 @@ from cift_models.compiled import kernel
 from cift_models.errors import FitError
 from cift_models.models.columns import Columns
 from cift_models.models.context import CONTEXT, context_row
-from cift_models.models.logit import fit_logit
+from cift_models.models.logit import fit_logit, fit_shared_logit
 from cift_models.models.protocol import Config, FitContext, FitReport, Panel, refuse_nan
 from cift_models.models.row_kernel import weighted_sum
 from cift_models.models.training import usable
@@ -87,10 +88,10 @@ def logistic(u):
 
 
 @kernel
-def probabilities(mean_bps, ready, x, columns, sd_bps, size, activity, activity_bias, direction, direction_bias, fitted):
+def probabilities(mean_bps, ready, x, columns, sd_bps, size, activity, activity_bias, direction, direction_bias, direction_own, fitted):
     """Down, flat, up of every ready row: float64[T, S, 3], 0 elsewhere; 1/3 each for a symbol that is not fitted.
 
-    sd_bps, size, activity_bias, direction_bias float64[S], activity float64[S, 4], direction float64[2], fitted bool[S].
+    sd_bps, size, activity_bias, direction_bias, direction_own float64[S], activity float64[S, 4], direction float64[2], fitted bool[S].
     """
     steps, symbols = mean_bps.shape
     p = np.zeros((steps, symbols, 3))
@@ -104,7 +105,7 @@ def probabilities(mean_bps, ready, x, columns, sd_bps, size, activity, activity_
                 continue
             inputs_row(mean_bps[t, s], sd_bps[s], x[t, s], columns, u)
             u[2] -= size[s]
-            up = logistic(weighted_sum(u[:2], direction, direction_bias[s]))
+            up = logistic(weighted_sum(u[:2], direction, direction_bias[s]) + u[0] * direction_own[s])
             move = logistic(weighted_sum(u[2:], activity[s], activity_bias[s]))
             p[t, s, 0] = move * (1.0 - up)
             p[t, s, 1] = 1.0 - move
@@ -166,6 +167,7 @@ class Head:
             "activity_bias": np.zeros(n_symbols),
             "direction": np.zeros(N_DIRECTION),
             "direction_bias": np.zeros(n_symbols),
+            "direction_own": np.zeros(n_symbols),
             "fitted": np.array([len(rows) > 0 for rows in own]),
         }
         converged = True
@@ -184,21 +186,16 @@ class Head:
             converged &= ok
             rows = rows[y[rows, s] != 0]
             moves.append((u[rows, :2], y[rows, s] > 0))
-        if any(len(up) for _, up in moves):
-            which = np.concatenate([np.full(len(up), s) for s, (_, up) in enumerate(moves)])
-            u = np.concatenate([z for z, _ in moves])
-            # An intercept each: of the first symbol, and of the others what they differ from it.
-            each = which[:, None] == np.arange(1, n_symbols)
-            up = np.concatenate([up for _, up in moves]).astype(np.int64)
-            w, bias, ok = fit_logit(np.column_stack([u, each]), up, 2, config.c, config.max_iter, ctx.threads)
-            weights["direction"], weights["direction_bias"] = w[1, :2].copy(), bias[1] + np.concatenate([[0.0], w[1, 2:]])
-            converged &= ok
+        shared = fit_shared_logit(moves, config.c, config.max_iter)
+        weights["direction"], weights["direction_bias"], weights["direction_own"] = shared.slopes, shared.bias, shared.own
+        converged &= shared.converged
         counts = {symbol: len(rows) for symbol, rows in zip(symbols, own, strict=True)}
         facts = {
             "max_train_t1": latest,
             "rows": counts,
             "rows_of_activity": {symbol: int(use[:, s].sum()) for s, symbol in enumerate(symbols)},
-            "direction_slope": dict(zip(("by_sd", "by_volatility"), weights["direction"].tolist(), strict=True)),
+            "direction_slope": dict(zip(("by_sd", "by_volatility"), shared.slopes.tolist(), strict=True)),
+            "direction_own": dict(zip(symbols, shared.own.tolist(), strict=True)),
         }
         head = cls(config, symbols, columns, weights)
         return head, FitReport("converged" if converged else "max_iter", sum(counts.values()), facts=facts)
@@ -210,7 +207,7 @@ class Head:
         w = self.weights
         return probabilities(
             np.ascontiguousarray(mean_bps), ready, x, self.columns.places, w["sd_bps"], w["size"], w["activity"], w["activity_bias"],
-            w["direction"], w["direction_bias"], w["fitted"],
+            w["direction"], w["direction_bias"], w["direction_own"], w["fitted"],
         )  # fmt: skip
 
     def save(self, directory: Path) -> None:
@@ -222,6 +219,6 @@ class Head:
         saved = read_config(directory, cls.kind)
         symbols, columns = tuple(saved["symbols"]), Columns.from_json(saved["columns"])
         s = len(symbols)
-        shapes: dict[str, Shape] = dict.fromkeys(("sd_bps", "size", "activity_bias", "direction_bias", "fitted"), (s,))
+        shapes: dict[str, Shape] = dict.fromkeys(("sd_bps", "size", "activity_bias", "direction_bias", "direction_own", "fitted"), (s,))
         weights = read_weights(directory, shapes | {"activity": (s, 1 + N_CONTEXT), "direction": (N_DIRECTION,)})
         return cls(HeadConfig(**saved["config"]), symbols, columns, weights)

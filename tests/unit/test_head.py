@@ -85,6 +85,24 @@ def test_nothing_but_the_forecast_says_which_way():
         assert np.ptp(own[:, 2] / own[:, 0]) < 1e-9 and np.ptp(own[:, 1]) > 0.3
 
 
+def test_symbols_share_a_slope_until_their_moves_say_otherwise():
+    panel, mean_bps, _ = drawn(10, 6_000)
+    head, _ = Head.fit([(panel, mean_bps, panel.valid)])
+    assert not head.weights["direction_own"].any()
+    # The second symbol moves by one tick, and which way is as good as known.
+    rng = np.random.default_rng(11)
+    moved = np.abs(panel.y[:, 1])
+    panel.y[:, 1] = moved * np.where(rng.uniform(size=len(moved)) < 1 / (1 + np.exp(-8 * mean_bps[:, 1] / 0.2)), 1.0, -1.0)
+    head, _ = Head.fit([(panel, mean_bps, panel.valid)])
+    own = head.weights["direction_own"]
+    assert own[1] - own[0] > 3
+    p = head.predict(mean_bps, panel.x, panel.valid)[panel.rows]
+    up = panel.y[panel.rows] > 0
+    said = np.where(up, p[..., 2], p[..., 0]) / (1 - p[..., 1])
+    loss = -np.log(said)[:, 1][panel.y[panel.rows][:, 1] != 0].mean()
+    assert loss < 0.3, loss
+
+
 def test_rows_on_which_the_model_was_silent_teach_the_activity_alone():
     panel, mean_bps, truth = drawn(9, 20_000)
     spoke = panel.valid.copy()
