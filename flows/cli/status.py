@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from flows.cli.options import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cift_models.evaluation.card import Card
     from cift_models.settings import Settings
 
 SHOWN = 5
@@ -16,7 +19,8 @@ SHOWN = 5
 def status(json: Json = False) -> None:
     """Show what is stored, what ran and what is served.
 
-    And what the last run found. Nothing is computed; only stores on a server need their server.
+    And what the last run found. Of a run the verdict that it ended with, of a release its last one (`cift gate` may have judged it again).
+    Nothing is computed; only stores on a server need their server.
 
     Example: cift status --json
     """
@@ -51,7 +55,7 @@ def look() -> dict[str, Any]:
     from cift_models.evaluation.report import verdicts
     from cift_models.settings import get_settings
     from cift_models.stores.releases import SERVED, Releases
-    from tasks.runs import all_runs
+    from tasks.runs import all_runs, read_card
 
     settings = get_settings()
     home = settings.home
@@ -68,7 +72,9 @@ def look() -> dict[str, Any]:
             "age_s": round(time.time() - moved, 1),
             "history": [move.model_dump() for move in served.history],
         }
-    runs = [run.model_dump(mode="json") for run in all_runs()]
+    runs: list[dict[str, Any]] = [
+        run.model_dump(mode="json") | {"verdict": _verdict(read_card, run.gated) if run.gated else None} for run in all_runs()
+    ]
     metrics = None
     if runs and (path := home / runs[-1]["judged"] / "metrics.json").is_file():
         metrics = orjson.loads(path.read_bytes())
@@ -77,7 +83,11 @@ def look() -> dict[str, Any]:
         "stored": _stored(settings),
         "runs": runs,
         "releases": [
-            {"release": ref.sha256, "written": datetime.fromtimestamp((home / ref.key).stat().st_mtime, UTC).isoformat(timespec="seconds")}
+            {
+                "release": ref.sha256,
+                "written": datetime.fromtimestamp((home / ref.key).stat().st_mtime, UTC).isoformat(timespec="seconds"),
+                "verdict": _verdict(releases.verdict, ref.sha256),
+            }
             for ref in releases.all()
         ],
         "champion": champion,
@@ -110,6 +120,17 @@ def _stored(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
+def _verdict(read: Callable[[str], Card | None], name: str) -> dict[str, str] | None:
+    """A card in short; None where nobody has judged, or the card is gone. A card that cannot be read says so and hides nothing else."""
+    from cift_models.errors import StoreError
+
+    try:
+        card = read(name)
+    except StoreError as error:
+        return {"verdict": "unreadable", "reason": error.message}
+    return {"verdict": card.verdict, "reason": card.first_reason} if card else None
+
+
 def _say(title: str, lines: list[str], total: int = 0) -> None:
     more = f" (the last {len(lines)} of {total})" if total > len(lines) else ""
     print(f"{title:<11} {lines[0] if lines else 'none'}{more}")
@@ -124,13 +145,20 @@ def _days(one: dict[str, Any]) -> str:
 
 def _run(run: dict[str, Any]) -> str:
     days = f"{run['days'][0]} .. {run['days'][-1]}"
-    return f"{run['number']} {run['flow']}: {', '.join(run['symbols'])}, {days}, finished {run['finished']}, release {run['release'][:12]}"
+    what = f"{run['number']} {run['flow']}: {', '.join(run['symbols'])}, {days}, finished {run['finished']}, release {run['release'][:12]}"
+    return what + _judged(run)
 
 
 def _release(one: dict[str, Any], found: dict[str, Any]) -> str:
     champion = found["champion"]["release"] if found["champion"] else None
     roles = [name for name, of in (("champion", champion), ("challenger", found["challenger"])) if of == one["release"]]
-    return f"{one['release'][:12]} written {one['written']}{f' ({chr(44).join(roles)})' if roles else ''}"
+    return f"{one['release'][:12]} written {one['written']}{f' ({chr(44).join(roles)})' if roles else ''}{_judged(one)}"
+
+
+def _judged(one: dict[str, Any]) -> str:
+    """What the gate said, on a line of its own."""
+    said = one["verdict"]
+    return f"\n{'':<13} {said['verdict']}: {said['reason']}" if said else f"\n{'':<13} no verdict"
 
 
 def _age(seconds: float) -> str:

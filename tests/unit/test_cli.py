@@ -13,6 +13,7 @@ import pytest
 
 from cift_models import compiled
 from cift_models.errors import CiftError, Conflict, EmptyRange, NotStored
+from cift_models.files import canonical_json
 from cift_models.settings import Settings, get_settings
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import open_ticks
@@ -367,7 +368,24 @@ def test_a_run_says_only_what_is_ours_and_eval_finds_it(home: Path) -> None:
     metrics = Path(next(line.split(maxsplit=1)[1] for line in trained.stdout.splitlines() if line.startswith("Metrics:")))
     for arguments in ([], ["--symbols", symbols], ["--start", first, "--end", last]):
         assert cift(home, "eval", "--json", *arguments).stdout == metrics.read_text()
-    assert len(orjson.loads(cift(home, "status", "--json").stdout)["runs"]) == 1  # it was found, not trained again
+    status = orjson.loads(cift(home, "status", "--json").stdout)
+    assert len(status["runs"]) == 1  # it was found, not trained again
+    (run,), (release,) = status["runs"], status["releases"]
+    card = orjson.loads((home / run["gated"] / "card.json").read_bytes())
+    assert run["verdict"] == release["verdict"] == {"verdict": "held", "reason": card["reasons"][0]}
+    said = f"held: {card['reasons'][0]}"
+    assert [line.strip() for line in cift(home, "status").stdout.splitlines()].count(said) == 2
+    # Judged again, the release has another verdict; the run keeps the one that it ended with. Then one is damaged, the other cleaned away.
+    kept = home / "verdicts" / f"{run['release']}.json"
+    kept.write_bytes(canonical_json({**card, "reasons": ["seen again"]}))
+    status = orjson.loads(cift(home, "status", "--json").stdout)
+    assert status["releases"][0]["verdict"]["reason"] == "seen again" and status["runs"][0]["verdict"]["reason"] == card["reasons"][0]
+    kept.write_bytes(b"{")
+    (home / run["gated"] / "card.json").unlink()
+    status = orjson.loads(cift(home, "status", "--json").stdout)
+    assert status["releases"][0]["verdict"]["verdict"] == "unreadable" and status["runs"][0]["verdict"] is None
+    shown = cift(home, "status")
+    assert shown.returncode == 0 and "no verdict" in shown.stdout and "unreadable: This is no verdict" in shown.stdout
 
 
 def test_the_place_that_is_named_is_the_one_that_the_settings_name(tmp_path: Path) -> None:
