@@ -20,7 +20,7 @@ from tests.processes import ROOT, environment, free_port, stop
 
 pytestmark = pytest.mark.slow
 
-DEPLOYMENTS = ("seed", "ingest", "backfill", "data_prep", "train", "predict", "nightly_retrain")
+DEPLOYMENTS = ("seed", "ingest", "backfill", "data_prep", "train", "gate", "predict", "nightly_retrain")
 SEED = {"symbols": ["AAA", "BBB"], "sessions": 2, "session_minutes": 20}
 CHEAP = {"symbols": ["AAA", "BBB"], "models": ["prior", "queue_imbalance", "linear"]}
 TRAIN = {**CHEAP, "start": "2024-01-08", "end": "2024-01-09"}
@@ -203,6 +203,20 @@ def test_a_failed_run_is_retried_and_only_the_missing_steps_run(prefect: Prefect
     assert record["gated"] == new["gate"]
     assert set(record["steps"]) | {new[kind] for kind in ("audit_release", "latency", "gate")} == set(after)
     assert (prefect.home / "releases" / record["release"] / "manifest.json").is_file()
+
+
+def test_the_gate_judges_a_run_again_from_its_form(prefect: Prefect, stored: dict[str, Any]) -> None:
+    trained = prefect.run("train", {**CHEAP, "models": ["linear"], "start": "2024-01-08", "end": "2024-01-09"})
+    assert trained["state_type"] == "COMPLETED", trained["state"]["message"]
+    record = orjson.loads(max((prefect.home / "runs").glob("*-train.json")).read_bytes())
+    kept = prefect.home / "verdicts" / f"{record['release']}.json"
+    before = kept.read_bytes()
+    kept.unlink()
+    for params in ({}, {"run": record["number"]}):
+        run = prefect.run("gate", params)
+        assert run["state_type"] == "COMPLETED", run["state"]["message"]
+        assert kept.read_bytes() == before
+    assert prefect.create("gate", {"run": 0}).status_code == 409
 
 
 def _written(home: Path) -> dict[str, int]:

@@ -27,6 +27,7 @@ RANGE = {"symbols": ["AAPL"], "start": "2012-06-21", "end": "2012-06-21"}
 FLOWS = {
     "backfill": BackfillParameters,
     "data_prep": parameters.DataPrepParameters,
+    "gate": parameters.GateParameters,
     "ingest": IngestParameters,
     "nightly_retrain": NightlyParameters,
     "predict": PredictParameters,
