@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 from numba import njit
 from numba.core import caching, event
 
+from cift_models.files import syntax_tree
+
 log = logging.getLogger("cift.compiled")
 
 PACKAGE = Path(__file__).parent
@@ -66,7 +68,7 @@ def _made_of(path: Path) -> set[Path]:
 def _imports(path: Path) -> tuple[Path, ...]:
     """Files of the package that a file imports by name, `from package.module import name` and `from package import module` alike."""
     found = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(syntax_tree(path)):
         names: list[str] = []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

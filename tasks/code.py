@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import cift_models
-from cift_models.files import digest, sha256_bytes, sha256_file
+from cift_models.files import digest, sha256_bytes, sha256_file, syntax_tree
 
 _one_at_a_time = threading.Lock()
 
@@ -20,8 +20,6 @@ def code_sha256() -> str:
     A changed comment keeps every cached result; a changed formula, name or pinned version throws all of them away. So does another Python:
     it writes the trees otherwise, and the lock has other versions for it.
     """
-    # CPython 3.11 counts the depth of all threads' syntax trees in one place: two tasks that parse at once end in
-    # "SystemError: AST constructor recursion depth mismatch".
     with _one_at_a_time:
         return _code_sha256()
 
@@ -42,7 +40,7 @@ def _packages(lock: Path) -> str:
 
 def _tree(path: Path) -> str:
     """A file's syntax tree without docstrings and positions."""
-    tree = ast.parse(path.read_bytes())
+    tree = syntax_tree(path)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body

@@ -31,7 +31,7 @@ def toy(tmp_path: Path) -> Path:
 def run(toy: Path, **environment: str) -> tuple[list[str], str]:
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=toy, capture_output=True, text=True, timeout=120,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(toy / "home")} | environment, check=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(toy / "home"), "PYTHONPATH": str(compiled.PACKAGE.parent)} | environment, check=True,
     )  # fmt: skip
     return done.stdout.split(), done.stderr
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import os
 import stat
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from cift_models.errors import InputError
-from cift_models.files import fresh_folder, replacing, safe_join, write_atomic
+from cift_models.files import fresh_folder, replacing, safe_join, syntax_tree, write_atomic
 
 
 @contextmanager
@@ -56,3 +61,29 @@ def test_readers_see_the_old_file_until_the_new_one_is_whole(tmp_path):
 def test_a_path_that_leaves_its_root_is_refused(tmp_path, relative):
     with pytest.raises(InputError, match="leaves"):
         safe_join(tmp_path, relative)
+
+
+def test_a_tree_is_parsed_while_another_thread_parses(tmp_path: Path) -> None:
+    """CPython 3.11 ends in a SystemError where two threads parse at once; without `syntax_tree` this test ends in it within a second."""
+    path = tmp_path / "module.py"
+    path.write_text("\n".join(f"def f{i}(a, b=({i}, [a for a in range({i})])):\n    return (a + b[0]) * (a - {i})" for i in range(200)))
+    expected, done = ast.dump(ast.parse(path.read_bytes())), threading.Event()
+
+    def disturb() -> None:
+        while not done.is_set():
+            with suppress(SystemError):
+                ast.parse(path.read_bytes())
+
+    # Threads change within a parse where the garbage collector runs something of Python's.
+    def collected(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    other = threading.Thread(target=disturb)
+    gc.callbacks.append(collected)
+    other.start()
+    try:
+        assert all(ast.dump(syntax_tree(path)) == expected for _ in range(20))
+    finally:
+        done.set()
+        other.join()
+        gc.callbacks.remove(collected)
