@@ -20,6 +20,7 @@ from tasks.offsets import judge_offsets
 from tasks.record import record_run
 from tasks.release import register, write_release
 from tasks.runs import Run, going_on
+from tasks.step import StepRef
 from tasks.threads import limit_threads
 from tasks.torch_process import TORCH, torch_process
 from tasks.track import track
@@ -43,8 +44,11 @@ def train(params: TrainParameters) -> Run:
         return run_dag("train", dataset, params)
 
 
-def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
-    """Steps in the order of the README's drawing. Called by a flow, in its run."""
+def run_dag(name: str, dataset: Dataset, params: ModelParameters, newest: StepRef | None = None) -> Run:
+    """Steps in the order of the README's drawing. Called by a flow, in its run.
+
+    newest: the audit of the last session, where the flow made one.
+    """
     kinds = needed(params.models or ["prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "ensemble"])
     limit_threads(get_settings().threads)
     with torch_process(any(kind in TORCH for kind in kinds)):
@@ -57,9 +61,9 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters) -> Run:
     release = write_release(dataset, fits, heads, plan, judged)
     run = track(name, params.model_dump(mode="json"), dataset, built, fits, judged, release)
     version = register(release, run)
-    gated = gate(dataset, built, judged, release)
+    gated = gate(dataset, built, judged, release, newest)
     publish(gated, run["run_id"], version)
-    steps = [*built.values(), heads, plan, offsets, judged]
+    steps = [*built.values(), heads, plan, offsets, judged, *([newest] if newest else [])]
     return record_run(name, params.model_dump(mode="json"), dataset, steps, fits, judged, gated, release, run, version)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from datetime import date
 from typing import Any
 
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
 from cift_models import release as releases_of
 from cift_models.engine import Pipeline
 from cift_models.errors import EmptyRange, UnknownSymbol
@@ -13,12 +16,21 @@ from cift_models.evaluation import audited
 from cift_models.evaluation.causality import Audit, Subject, audit
 from cift_models.events import Events
 from cift_models.features import FeatureSet
+from cift_models.files import canonical_json
 from cift_models.instruments import Session, Universe
 from cift_models.settings import get_settings
 from cift_models.stores.as_known import as_known
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import open_ticks
+from tasks.dataset import Dataset
 from tasks.progress import reporter
+from tasks.step import Room, StepRef, step
+
+AUDITS = "audits.json"
+"""Audits in the folder of a step, as Audit.as_json."""
+
+NEWEST_CUTS = 64
+"""As `cift audit` has by default."""
 
 LATENCIES_NS = (0, 100_000_000)
 """Labels are audited at these: with a latency they read behind the horizon, without one to its very end."""
@@ -51,6 +63,21 @@ def audit_range(symbols: list[str], start: date, end: date, cuts: int, seed: int
             "audits": [one.as_json() for one in found],
             "clean": all(one.clean for one in found),
         }
+
+
+@task(persist_result=False, cache_policy=NO_CACHE)
+def audit_newest(dataset: Dataset) -> StepRef:
+    """What `cift audit` says of the last session of a run, whole: features and labels, audits.json. A leak is found, not raised."""
+    day = dataset.days[-1]
+    symbols = list(dataset.get_universe().symbols)
+
+    def run(room: Room) -> dict[str, Any]:
+        on = date.fromisoformat(str(day))
+        (report,) = audit_range(symbols, on, on, NEWEST_CUTS, 0)
+        (room.out / AUDITS).write_bytes(canonical_json(report["audits"]))
+        return {"session": day, "clean": report["clean"]}
+
+    return step("audit_newest", {"session": day, "symbols": symbols, "partitions": dataset.partitions[day]}, run)
 
 
 def audit_session(

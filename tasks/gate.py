@@ -21,6 +21,7 @@ from cift_models.evaluation.certificate import Certificate
 from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.gate import Contender, Evidence, verdict
 from cift_models.evaluation.leak_alarms import Alarm
+from cift_models.evaluation.nulls import fixed_nulls
 from cift_models.evaluation.report import with_card
 from cift_models.evaluation.rows import JudgedSession, judged_rows
 from cift_models.events import Events
@@ -34,7 +35,7 @@ from cift_models.splits import TEST
 from cift_models.stores.releases import Releases
 from cift_models.stores.ticks import open_ticks
 from tasks import track
-from tasks.audit import audit_session
+from tasks.audit import AUDITS, audit_session
 from tasks.code import code_sha256
 from tasks.dataset import DELAYS_NS, Dataset, load_labels, open_panel
 from tasks.progress import reporter
@@ -52,8 +53,10 @@ WARM, TIMED = 300, 200
 
 
 @task(persist_result=False, cache_policy=NO_CACHE)
-def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenger: ReleaseRef) -> StepRef:
+def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenger: ReleaseRef, newest: StepRef | None = None) -> StepRef:
     """Judge a release against what is served, on the test rows of a run: card.json, which is also kept as the release's last verdict.
+
+    `newest` is a night's audit of its last session: a leak in it holds too.
 
     Raises ReleaseError where the data are not those that the release was trained and judged on.
     """
@@ -85,7 +88,7 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         evidence = Evidence(
             code=code_sha256(),
             alarms=[Alarm(**alarm) for alarm in metrics["alarms"]],
-            audits=_audits(found),
+            audits=[*_audits(found), *(_audits(newest) if newest else [])],
             certificate=certificate,
             latency_ms=measured.facts["p99_ms"],
         )
@@ -94,8 +97,10 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         )
         room.progress("the champion", 0.5)
         other, cannot = _champion(releases, champion, dataset, built)
+        room.progress("cheap nulls", 0.7)
+        nulls = fixed_nulls(one, other)
         room.progress("the verdict", 0.8)
-        card = verdict(one, other, replace(evidence, cannot=cannot))
+        card = verdict(one, other, replace(evidence, cannot=cannot, nulls=nulls))
         (room.out / CARD).write_bytes(card.to_bytes())
         page = (judged.directory / REPORT).read_text(encoding="utf-8")
         (room.out / REPORT).write_text(with_card(page, card.model_dump(mode="json")), encoding="utf-8")
@@ -103,7 +108,7 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
 
     inputs = {
         "challenger": challenger.sha256, "champion": champion, "certificate": certificate.sha256 if certificate else None,
-        "kept": kept.sha256 if kept else None, "judged": judged, "audited": found, "measured": measured,
+        "kept": kept.sha256 if kept else None, "judged": judged, "audited": found, "newest": newest, "measured": measured,
         "calendar": dataset.calendar, "latency_ns": dataset.latency_ns,
         "sessions": {str(day): ref for day, ref in built.items()},
     }  # fmt: skip
@@ -207,7 +212,7 @@ def audit_release(dataset: Dataset, built: dict[int, StepRef], ref: ReleaseRef) 
         pipeline, session, events = _first_hour(dataset, ref)
         found = audit_session(pipeline.universe, pipeline.features, session, events, AUDIT_CUTS, 0, pipeline=pipeline)
         found += audit_given(dataset, built, day)
-        (room.out / "audits.json").write_bytes(canonical_json([one.as_json() for one in found]))
+        (room.out / AUDITS).write_bytes(canonical_json([one.as_json() for one in found]))
         return {"clean": all(one.clean for one in found), "compared": sum(one.compared for one in found)}
 
     return step("audit_release", {"release": ref.sha256, "session": day, "built": built[day], "data": dataset}, run)
@@ -230,7 +235,7 @@ def audit_given(dataset: Dataset, built: dict[int, StepRef], day: int) -> list[A
 
 
 def _audits(audited: StepRef) -> list[Audit]:
-    found = orjson.loads((audited.directory / "audits.json").read_bytes())
+    found = orjson.loads((audited.directory / AUDITS).read_bytes())
     return [Audit(**{**one, "leaks": tuple(Leak(**leak) for leak in one["leaks"])}) for one in found]
 
 

@@ -23,6 +23,9 @@ from cift_models.settings import get_settings
 from cift_models.stores.lake import locked
 from tasks.step import RECORD, StepRef
 
+NIGHTLY = "nightly_retrain"
+"""The flow of a night: what its runs are judged by has more to it."""
+
 CARD = "card.json"
 """The gate's verdict, in the folder of its step."""
 REPORT = "report.html"

@@ -36,7 +36,10 @@ def audits() -> tuple[Audit, ...]:
 
 
 def evidence(**changed) -> Evidence:
-    return replace(Evidence(code=CODE, alarms=(), audits=audits(), certificate=certificate(), latency_ms=4.0, draws=500), **changed)
+    made = Evidence(
+        code=CODE, alarms=(), nulls=CheapNulls(n=200, promoted=3), audits=audits(), certificate=certificate(), latency_ms=4.0, draws=500
+    )
+    return replace(made, **changed)
 
 
 def rows(seed: int, symbol: str, skill: float = 1.0, count: int = 2400, base: float = 0.5, b: float = SKILL) -> Evaluated:

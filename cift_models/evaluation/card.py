@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cift_models.errors import StoreError
+from cift_models.evaluation.certificate import CheapNulls
 from cift_models.evaluation.significance import Estimate
 from cift_models.files import canonical_json, sha256_bytes
 
@@ -117,6 +118,7 @@ class Card(_Strict):
     certificate: Vouched | None
     latency_ms: float | None
     audited: int
+    nulls: CheapNulls | None = None
     alarms: tuple[str, ...]
 
     @model_validator(mode="after")

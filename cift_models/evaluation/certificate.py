@@ -35,7 +35,7 @@ class CertifiedRun(BaseModel):
 
 
 class CheapNulls(BaseModel):
-    """How many fits on labels without direction were judged, and how many of them promoted."""
+    """How many labels without direction were judged (fits on them, or forecasts that stay as they are), and how many promoted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     n: int = Count
@@ -46,6 +46,11 @@ class CheapNulls(BaseModel):
         if self.promoted > self.n:
             raise ValueError(f"{self.promoted} of {self.n} were promoted")
         return self
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more were promoted than noise would be: more than 1.5 %, of 200 where there are fewer."""
+        return self.promoted > CHEAP_SHARE * max(self.n, FEWEST_CHEAP)
 
 
 class Certificate(BaseModel):
@@ -79,7 +84,7 @@ class Certificate(BaseModel):
                 found.append(f"{what} seed {wrong[0]} was {'promoted' if due == 'held' else 'held'} ({len(wrong)} of {len(runs)})")
             if len({run.seed for run in runs}) < (FEWEST_RUNS if self.size == "full" else 1):
                 found.append(f"{len({run.seed for run in runs})} {what} seeds, {FEWEST_RUNS} are needed")
-        if self.cheap.promoted > CHEAP_SHARE * max(self.cheap.n, FEWEST_CHEAP):
+        if self.cheap.too_many:
             found.append(f"{self.cheap.promoted} of {self.cheap.n} cheap nulls were promoted")
         if self.size == "full" and self.cheap.n < FEWEST_CHEAP:
             found.append(f"{self.cheap.n} cheap nulls, {FEWEST_CHEAP} are needed")

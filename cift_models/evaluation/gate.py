@@ -18,6 +18,7 @@ own run. Both are held against the same moves: rows by as_of, both ready. Every 
                  that is refused once in twenty could not be found twenty times of twenty. A margin, because a head is fitted on no more
                  rows than judge it: its slope is never 1, and rows enough would refuse every model for it
     alarms       no leak alarm rings
+    nulls        its forecasts, as they are, are better than the rival's (the clause above) on at most 3 of 200 labels without direction
     audit        features, labels and models were audited for causality, and are clean; features and labels that the run was given are those
                  of its events
     code         this is the code that made the challenger
@@ -40,10 +41,10 @@ from cift_models import scores
 from cift_models.evaluation import backtest, calibration
 from cift_models.evaluation.card import Card, Figure, OnSymbol, Size, Tested, Vouched, Who
 from cift_models.evaluation.causality import Audit, Leak
-from cift_models.evaluation.certificate import Certificate
+from cift_models.evaluation.certificate import Certificate, CheapNulls
 from cift_models.evaluation.evaluated import Evaluated
 from cift_models.evaluation.leak_alarms import Alarm
-from cift_models.evaluation.significance import DRAWS, Blocks, Estimate, block_t, holm
+from cift_models.evaluation.significance import BLOCK_NS, DRAWS, FEWEST_BLOCKS, Blocks, Estimate, block_t, holm
 from cift_models.scores import Terms
 
 SIZE = 0.0025
@@ -90,6 +91,7 @@ class Evidence:
     """What must be known besides forecasts. None, or nothing of a kind: it was not looked at, and the challenger is held.
 
     code          digest of the code that judges
+    nulls         what nulls.fixed_nulls found of the two contenders
     latency_ms    from an event to the decision, measured on the challenger
     cannot        why there is nothing to compare with though something is served: the champion cannot be run on these rows
     take_test     a certificate of size `test` counts too; the card says so, and no command promotes it
@@ -97,6 +99,7 @@ class Evidence:
 
     code: str
     alarms: Sequence[Alarm] | None = None
+    nulls: CheapNulls | None = None
     audits: Sequence[Audit] = ()
     certificate: Certificate | None = None
     latency_ms: float | None = None
@@ -137,6 +140,7 @@ def verdict(challenger: Contender, champion: Contender | None, evidence: Evidenc
     )
     alarms = None if evidence.alarms is None else tuple(alarm.text for alarm in evidence.alarms)
     held["alarms"] = ["nobody listened for leak alarms"] if alarms is None else [f"a leak alarm rings: {text}" for text in alarms]
+    held["nulls"] = _promoted_nulls(evidence.nulls)
     held["audit"] = _unaudited(evidence.audits)
     same = bool(evidence.code) and challenger.code == evidence.code
     held["code"] = [] if same else ["it was made by other code than judges it here: train it again"]
@@ -156,6 +160,7 @@ def verdict(challenger: Contender, champion: Contender | None, evidence: Evidenc
         certificate=None if evidence.certificate is None else Vouched(sha256=evidence.certificate.sha256, size=evidence.certificate.size),
         latency_ms=_finite(evidence.latency_ms),
         audited=len(evidence.audits),
+        nulls=evidence.nulls,
         alarms=alarms or (),
     )
 
@@ -195,6 +200,21 @@ def _pair(challenger: Contender, champion: Contender | None, symbol: str) -> _Pa
     return _Pair(symbol, rival, data)
 
 
+def common_rows(challenger: Contender, champion: Contender | None) -> dict[str, Evaluated]:
+    """By symbol the rows on which both speak, as forecasts OURS and THEIRS; symbols on which they cannot be compared are left out."""
+    pairs = [_pair(challenger, champion, symbol) for symbol in challenger.rows]
+    return {pair.symbol: pair.data for pair in pairs if pair.data is not None}
+
+
+def is_better(parts: Mapping[str, Evaluated]) -> bool:
+    """The clause `better` alone, on common rows by symbol: no interval is drawn, so it is asked hundreds of times in seconds. O(rows)."""
+    skill, gain = ({symbol: terms(data) for symbol, data in parts.items()} for terms in (_skill, _gain))
+    p = [{symbol: _tail(data.as_of, told[symbol])[2] for symbol, data in parts.items()} for told in (skill, gain)]
+    if not any(_at_most(one, SIZE) for one in _holm_of_larger(*p).values()):
+        return False
+    return sum(float(one.numerator.sum() / one.denominator.sum()) for one in gain.values()) > 0
+
+
 def _rows(challenger: Contender, champion: Contender | None, pairs: Sequence[_Pair], evidence: Evidence) -> list[str]:
     held = [f"{pair.symbol}: {pair.fault}" for pair in pairs if pair.fault]
     if evidence.cannot:
@@ -220,9 +240,7 @@ def _figures(pairs: Sequence[_Pair], evidence: Evidence) -> dict[str, OnSymbol]:
     blocks = Blocks([data.as_of for data in parts.values()], seed=evidence.seed, draws=evidence.draws)
     skill = {symbol: _tested(data, blocks, _skill(data)) for symbol, data in parts.items()}
     gain = {symbol: _tested(data, blocks, _gain(data)) for symbol, data in parts.items()}
-    # Better than the rival and better than nothing: the larger p-value tests both at once (Berger 1982).
-    larger = {symbol: _larger(skill[symbol].p_value, gain[symbol].p_value) for symbol in parts}
-    p_holm = dict(zip(parts, holm([1.0 if p is None else p for p in larger.values()]), strict=True))
+    p_holm = _holm_of_larger(*({symbol: one.p_value for symbol, one in told.items()} for told in (skill, gain)))
     level = 1 - CALIBRATION / max(len(parts), 1)
     slope = {symbol: _slope(data, blocks, level) for symbol, data in parts.items()}
     near = {symbol: _near(data, slope[symbol].value, evidence.seed) for symbol, data in parts.items()}
@@ -240,7 +258,7 @@ def _figures(pairs: Sequence[_Pair], evidence: Evidence) -> dict[str, OnSymbol]:
             blocks=len(np.unique(data.as_of // blocks.length_ns)),
             r2=skill[pair.symbol],
             r2_gain=gain[pair.symbol],
-            p_holm=None if larger[pair.symbol] is None else p_holm[pair.symbol],
+            p_holm=p_holm[pair.symbol],
             direction_gain=_direction(data, blocks),
             timing_gain=_timing_gain(data, blocks),
             timing=Figure.of(backtest.timing_value(data, mean, data.forecasts[OURS].ready, blocks)),
@@ -277,16 +295,31 @@ def _tested(data: Evaluated, blocks: Blocks, terms: Terms) -> Tested:
     from scipy.stats import t as student
 
     figure = _estimate(data.as_of, blocks, terms)
-    t, n = block_t(data.as_of, terms, blocks.length_ns)
-    if figure.value is None or figure.lo is None or not math.isfinite(t):
+    t, n, p_value = _tail(data.as_of, terms, blocks.length_ns)
+    if figure.value is None or figure.lo is None or p_value is None:
         return Tested(**figure.model_dump())
     error = figure.value / t
     return Tested(
         **figure.model_dump(),
         t=t,
         bound=figure.value - float(student.isf(SIZE, n - 1)) * error if error > 0 else None,
-        p_value=float(student.sf(t, n - 1)),
+        p_value=p_value,
     )
+
+
+def _tail(as_of: NDArray[np.int64], terms: Terms, length_ns: int = BLOCK_NS) -> tuple[float, int, float | None]:
+    """(t, blocks, one-sided p-value); no p-value under 30 blocks or without variation."""
+    from scipy.stats import t as student
+
+    t, n = block_t(as_of, terms, length_ns)
+    return t, n, float(student.sf(t, n - 1)) if math.isfinite(t) and n >= FEWEST_BLOCKS else None
+
+
+def _holm_of_larger(skill: Mapping[str, float | None], gain: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Better than the rival and better than nothing: the larger p-value tests both at once (Berger 1982). Holm over symbols."""
+    larger = {symbol: _larger(skill[symbol], gain[symbol]) for symbol in skill}
+    adjusted = dict(zip(larger, holm([1.0 if p is None else p for p in larger.values()]), strict=True))
+    return {symbol: None if p is None else adjusted[symbol] for symbol, p in larger.items()}
 
 
 def _estimate(as_of: NDArray[np.int64], blocks: Blocks, terms: Terms) -> Figure:
@@ -439,6 +472,22 @@ def _uncalibrated(symbol: str, one: OnSymbol) -> str | None:
     return None
 
 
+def _promoted_nulls(nulls: CheapNulls | None) -> list[str]:
+    if nulls is None or nulls.n == 0:
+        why = "nobody asked" if nulls is None else "there is no row to ask on"
+        return [f"whether its forecasts are better on labels without direction too is not known: {why}"]
+    if nulls.too_many:
+        return [
+            f"its forecasts, as they are, are better on labels without direction too: {nulls.promoted} of {nulls.n} (labels of ten minutes "
+            "and more away, or times random signs)"
+        ]
+    return []
+
+
+def _counted(nulls: CheapNulls | None) -> str:
+    return "no cheap null" if nulls is None else f"better on {nulls.promoted} of {nulls.n} cheap nulls"
+
+
 def _unaudited(audits: Sequence[Audit]) -> list[str]:
     held = [
         f"{audit.what} of {audit.session} {_leaks(audit.leaks[0])}: {audit.leaks[0].column} at {audit.leaks[0].as_of}"
@@ -476,6 +525,6 @@ def _for(found: Mapping[str, OnSymbol], alone: Sequence[str], worth: Sequence[st
         f"worse on none of {len(found)} symbols in R2, direction and timing (95 % intervals)",
         f"its timing is worth something: {_timing(found, worth)}",
         f"{evidence.latency_ms:.3g} ms to decide; the value lasts until {max(found[s].gone_ms or 0 for s in worth):g} ms",
-        f"calibrated, no leak alarm, {len(evidence.audits)} causality audits clean, certificate {evidence.certificate.sha256[:12]} "
-        f"({evidence.certificate.size})",
+        f"calibrated, no leak alarm, {_counted(evidence.nulls)}, {len(evidence.audits)} causality audits clean, "
+        f"certificate {evidence.certificate.sha256[:12]} ({evidence.certificate.size})",
     ]

@@ -6,6 +6,9 @@ session. Blocks of returns that are shuffled would be no null: with a look-back 
 
 On each, a model is fitted as for a release, with its out-of-fold head, and judged by the gate's own rule against `linear` of the same
 labels. Clauses that ask of other things than forecasts (audit, alarms, latency, code, certificate) are not asked.
+
+`fixed_nulls` asks the same of a release without fitting anything: its forecasts stay as they are, the labels of its test rows lose their
+direction. It costs seconds, so every verdict and every night has it; `cheap_nulls` is for the certificate.
 """
 
 from __future__ import annotations
@@ -14,11 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cift_models.errors import InputError
 from cift_models.evaluation.card import Card
+from cift_models.evaluation.certificate import FEWEST_CHEAP, CheapNulls
 from cift_models.evaluation.evaluated import Evaluated, Forecast
-from cift_models.evaluation.gate import REFERENCE, Contender, Evidence, verdict
+from cift_models.evaluation.gate import REFERENCE, Contender, Evidence, common_rows, is_better, verdict
 from cift_models.evaluation.leak_alarms import random_signs
 from cift_models.evaluation.rows import touch
 from cift_models.events import merge
@@ -142,6 +147,39 @@ def cheap_nulls(n: int, first_seed: int = 0) -> Iterator[tuple[str, Card]]:
         assert made is not None
         kind, how = KINDS[j % len(KINDS)], LABELS[j // len(KINDS)]
         yield f"market {first_seed + k}, {kind}, labels {how}", judge_null(made, kind, how, first_seed + k)
+
+
+def fixed_nulls(challenger: Contender, champion: Contender | None, n: int = FEWEST_CHEAP, seed: int = 0) -> CheapNulls:
+    """How often forecasts that stay as they are would pass the clause `better` of the gate, of n labels without direction.
+
+    In turn the labels times random signs, and shifted within their session by ten minutes or more, both ways round; where a session has too
+    few rows to be shifted, signs alone. A forecast that is the drift of a session, or its time of day, is better on shifted labels too.
+    Of no common row: n is 0. O(n rows): 3 symbols x 6,660 rows x 200 take 1.2 s of one core, twenty such sessions 13 s.
+    """
+    parts = common_rows(challenger, champion)
+    if not parts:
+        return CheapNulls(n=0, promoted=0)
+    shortest = min(int(np.unique(part.sessions, return_counts=True)[1].min()) for part in parts.values())
+    by = np.random.default_rng(seed).integers(SHORTEST_SHIFT, max(shortest - SHORTEST_SHIFT, SHORTEST_SHIFT) + 1, size=n)
+    found = 0
+    for i in range(n):
+        shifted = i % 2 == 1 and shortest > 2 * SHORTEST_SHIFT
+        found += is_better(
+            {
+                symbol: replace(part, y=_rolled(part, int(by[i])) if shifted else part.y * random_signs(part.as_of, seed + i))
+                for symbol, part in parts.items()
+            }
+        )
+    return CheapNulls(n=n, promoted=found)
+
+
+def _rolled(part: Evaluated, by: int) -> NDArray[np.float64]:
+    """The moves of a part, each session's by so many rows within itself. A row is a second or more."""
+    y = part.y.copy()
+    for session in np.unique(part.sessions):
+        own = part.sessions == session
+        y[own] = np.roll(y[own], by)
+    return y
 
 
 def _speak(panel: Panel, calendar: BlockCalendar, kind: str, seed: int):

@@ -227,10 +227,20 @@ def _written(home: Path) -> dict[str, int]:
 
 def test_a_night_takes_the_sessions_up_to_its_scheduled_day(prefect: Prefect, stored: dict[str, Any]) -> None:
     night = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2024-01-08T23:30:00+00:00"}}
-    run = prefect.run("nightly_retrain", {**CHEAP, "models": ["queue_imbalance"], "lookback_sessions": 5}, state=night)
+    run = prefect.run("nightly_retrain", {**CHEAP, "models": ["linear"], "lookback_sessions": 5}, state=night)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     (record,) = (orjson.loads(path.read_bytes()) for path in (prefect.home / "runs").glob("*-nightly_retrain.json"))
     assert record["days"] == [20240108]
+    card = orjson.loads((prefect.home / record["gated"] / "card.json").read_bytes())
+    assert run["state"]["message"] == f"Run {record['number']}: held: {'; '.join(card['reasons'])}"
+    assert card["audited"] == 9 and card["nulls"] == {"n": 200, "promoted": 0} and card["clauses"]["nulls"] and card["clauses"]["audit"]
+    (newest,) = (key for key in record["steps"] if key.startswith("steps/audit_newest/"))
+    assert (prefect.home / newest / "audits.json").is_file()
+    again = prefect.run("gate", {"run": record["number"]})
+    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+    assert (prefect.home / "verdicts" / f"{record['release']}.json").read_bytes() == (
+        prefect.home / record["gated"] / "card.json"
+    ).read_bytes()
 
 
 def test_a_mistake_that_no_schema_shows_fails_with_its_words(prefect: Prefect, stored: dict[str, Any]) -> None:

@@ -176,6 +176,18 @@ def nobody_listened(made: Contender) -> tuple[Contender, Evidence]:
     return made, evidence(alarms=None)
 
 
+def better_on_nulls(made: Contender) -> tuple[Contender, Evidence]:
+    return made, evidence(nulls=CheapNulls(n=200, promoted=4))
+
+
+def no_nulls(made: Contender) -> tuple[Contender, Evidence]:
+    return made, evidence(nulls=None)
+
+
+def nulls_of_no_row(made: Contender) -> tuple[Contender, Evidence]:
+    return made, evidence(nulls=CheapNulls(n=0, promoted=0))
+
+
 def a_leak(made: Contender) -> tuple[Contender, Evidence]:
     leak = Leak("models", "best.mean_bps", "S0", 5, 4, 0.1, 0.2, 0.1, 3, {"cut": 1})
     return made, evidence(audits=(*audits()[:2], replace(audits()[2], leaks=(leak,)), *audits()[3:]))
@@ -250,6 +262,7 @@ CLAUSES = {
     "latency": (too_slow, latency_unknown, latency_nan),
     "calibration": (too_sure,),
     "alarms": (an_alarm, nobody_listened),
+    "nulls": (better_on_nulls, no_nulls, nulls_of_no_row),
     "audit": (
         a_leak, models_not_audited, an_audit_that_compared_nothing, not_what_it_was_given, what_it_was_given_was_not_looked_at,
     ),
@@ -269,6 +282,14 @@ def test_each_clause_alone_holds(clause: str, spoil: Callable[[Contender], tuple
     card = verdict(challenger, None, given)
     assert card.verdict == "held" and card.failed == (clause,), card.reasons
     assert card.reasons and all(reason.strip() for reason in card.reasons)
+
+
+def test_the_clause_alone_says_of_every_pair_what_the_card_says() -> None:
+    """`is_better` draws no interval; it must still be the clause."""
+    for challenger, _ in (spoil(good()) for _, spoil in SPOILS):
+        assert gate.is_better(gate.common_rows(challenger, None)) == verdict(challenger, None, evidence()).clauses["better"]
+    few = contender({"S0": rows(0, "S0", count=1740, b=1.0)})
+    assert not gate.is_better(gate.common_rows(few, None))
 
 
 def test_every_clause_has_its_test(promoted: Card) -> None:

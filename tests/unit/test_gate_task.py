@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import tasks.gate
 import tasks.release as moving
 from cift_models import release
 from cift_models.engine import Pipeline
 from cift_models.errors import Conflict, NotStored, ReleaseError
-from cift_models.evaluation import report
+from cift_models.evaluation import audited, report
 from cift_models.evaluation.card import Card, Vouched
 from cift_models.evaluation.certificate import Certificate, CertifiedRun, CheapNulls
 from cift_models.events import merge
@@ -23,11 +26,12 @@ from cift_models.refs import ReleaseRef
 from cift_models.stores.releases import Releases
 from flows.cli import main
 from tasks import runs
+from tasks.audit import audit_newest
 from tasks.code import code_sha256
 from tasks.dataset import Dataset, build_session, select_data
 from tasks.gate import certificate_path, config_sha256, in_markdown, read_card, stands
 from tasks.gate import gate as judge_release
-from tasks.step import StepRef, step
+from tasks.step import StepRef, forget, step
 from tests.market import small_market, store_small_market
 from tests.releases import fitted, labelled, training_panel
 
@@ -199,6 +203,48 @@ def test_a_certificate_is_found_by_code_and_config_and_one_of_size_test_is_refus
     assert any("size test" in reason for reason in card.reasons)
     certificate_path(made.code, made.config).write_text("{")
     assert judge(ref, data).certificate is None
+
+
+def test_a_leak_in_the_newest_session_holds_and_the_card_says_where(
+    home: Path, challenger: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataset()
+    ref = write(home, challenger, data)
+    clean = audit_newest.fn(data)
+    card = read_card(judge_release.fn(data, built(data), judged(), ref, clean))
+    assert clean.facts == {"session": data.days[-1], "clean": True} and card.clauses["audit"] and card.audited == 6 + 3
+    assert (card.nulls, card.clauses["nulls"]) == (CheapNulls(n=200, promoted=0), True)
+
+    honest = audited.features
+
+    def looking_ahead(*given, **more):
+        subject = honest(*given, **more)
+
+        def build(events):
+            made = subject.build(events)
+            names = next(iter(made.blocks))
+            return made._replace(blocks={**made.blocks, names: np.roll(made.blocks[names], -1, axis=0)})
+
+        return replace(subject, build=build, folding=None)
+
+    forget(clean)
+    monkeypatch.setattr(audited, "features", looking_ahead)
+    leaky = audit_newest.fn(data)
+    monkeypatch.setattr(audited, "features", honest)
+    card = read_card(judge_release.fn(data, built(data), judged(), ref, leaky))
+    assert leaky.facts["clean"] is False and card.verdict == "held" and "audit" in card.failed
+    assert any(reason.startswith(f"features of {data.days[-1]} know their future: ") for reason in card.reasons)
+    forget(leaky)
+
+
+def test_forecasts_that_are_better_on_labels_without_direction_hold(
+    home: Path, challenger: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dataset()
+    ref = write(home, fitted(training_panel(), KINDS, "trees", 0.625), data)
+    monkeypatch.setattr(tasks.gate, "fixed_nulls", lambda *given: CheapNulls(n=200, promoted=17))
+    card = judge(ref, data)
+    assert "nulls" in card.failed and any("better on labels without direction too: 17 of 200" in reason for reason in card.reasons)
 
 
 def test_a_config_is_what_is_fitted_and_asked() -> None:

@@ -9,7 +9,11 @@ import pytest
 
 from cift_models.errors import InputError
 from cift_models.evaluation import nulls
+from cift_models.evaluation.certificate import CheapNulls
+from cift_models.evaluation.gate import common_rows, is_better
 from cift_models.features.feature_set import flow_names
+from tests.evaluated import forecast
+from tests.gated import contender, good, rows
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +67,44 @@ def test_what_knows_the_labels_is_promoted_by_the_same_path(market, monkeypatch)
 def test_the_same_seed_gives_the_same_cards():
     one, two = ([(what, card.to_bytes()) for what, card in nulls.cheap_nulls(3, first_seed=9)] for _ in range(2))
     assert one == two and len({what for what, _ in one}) == 3
+
+
+def test_a_skilled_forecast_is_not_better_on_labels_without_direction():
+    challenger = good()
+    found = nulls.fixed_nulls(challenger, None)
+    assert is_better(common_rows(challenger, None)) and found == CheapNulls(n=200, promoted=0)
+    assert nulls.fixed_nulls(challenger, None) == found and nulls.fixed_nulls(replace(challenger, rows={}), None).n == 0
+
+
+def test_a_forecast_that_is_the_drift_of_its_session_is_found_by_labels_of_another_time():
+    """It says the session's mean move at every row: better than linear, with skill, and no less so ten minutes off."""
+
+    def drifting(part):
+        moves = part.y + 0.5 * part.y.std()
+        level = forecast(np.full(len(part), moves.mean()) + 1e-6 * part.y)
+        return replace(part, y=moves, forecasts={"linear": part.forecasts["linear"], "best": level})
+
+    made = good()
+    challenger = replace(made, rows={symbol: drifting(part) for symbol, part in made.rows.items()})
+    assert is_better(common_rows(challenger, None))
+    found = nulls.fixed_nulls(challenger, None)
+    assert found.promoted == 100 and found.too_many, "every shift, and no sign"
+
+
+def test_labels_are_shifted_within_their_session_by_ten_minutes_at_least():
+    part = good().rows["S0"]
+    two = replace(part, y=np.arange(2400.0), session=np.repeat([20240108, 20240109], 1200))
+    rolled = nulls._rolled(two, 600)
+    assert np.array_equal(np.sort(rolled[:1200]), np.arange(1200.0)) and np.array_equal(rolled[1200:1800], np.arange(1800.0, 2400.0))
+    assert np.abs(rolled - two.y).min() == nulls.SHORTEST_SHIFT
+
+
+def test_a_short_session_is_not_shifted(monkeypatch):
+    def refuse(part, by):
+        raise AssertionError("shifted")
+
+    monkeypatch.setattr(nulls, "_rolled", refuse)
+    short = contender({"S0": rows(0, "S0", count=1200)})
+    assert nulls.fixed_nulls(short, None, n=4).n == 4
+    with pytest.raises(AssertionError, match="shifted"):
+        nulls.fixed_nulls(contender({"S0": rows(0, "S0", count=1201)}), None, n=4)
