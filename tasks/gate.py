@@ -15,7 +15,7 @@ from cift_models import release as releases_of
 from cift_models.engine import Engine, Pipeline, fold
 from cift_models.errors import CiftError, ReleaseError, StoreError
 from cift_models.evaluation import audited
-from cift_models.evaluation.card import Card
+from cift_models.evaluation.card import Card, Switch
 from cift_models.evaluation.causality import Audit, Leak, as_given
 from cift_models.evaluation.certificate import Certificate
 from cift_models.evaluation.evaluated import Evaluated
@@ -88,6 +88,7 @@ def gate(dataset: Dataset, built: dict[int, StepRef], judged: StepRef, challenge
         evidence = Evidence(
             code=code_sha256(),
             alarms=[Alarm(**alarm) for alarm in metrics["alarms"]],
+            switches={model: Switch(**one) for model, one in metrics["switches"].items()},
             audits=[*_audits(found), *(_audits(newest) if newest else [])],
             certificate=certificate,
             latency_ms=measured.facts["p99_ms"],
@@ -302,6 +303,9 @@ def in_markdown(card: Card) -> str:
         figures = (one.r2, one.r2_gain), (one.direction_gain, one.timing, one.timing_gain)
         left, right = ([_figure(figure) for figure in part] for part in figures)
         lines.append(f"| {' | '.join([symbol, f'{one.rows:,}', *left, p, *right])} |")
+    if card.switches:
+        lines += ["", "Models of its stack:", ""]
+        lines += [f"- {model} **{one.switch}**: {one.reason}" for model, one in card.switches.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -94,6 +94,18 @@ class OnSymbol(_Strict):
     gone_ms: float | None
 
 
+class Switch(_Strict):
+    """Whether a model of the stack is credited. `off` is a statement: what was judged is served as it is (docs/decisions.md).
+
+    p_value   one-sided, the least after Holm over symbols and measures; None where nothing can be tested
+    reason    why, with "gain in [lo, hi]" of every symbol
+    """
+
+    switch: Literal["on", "off"]
+    p_value: float | None
+    reason: str = Field(min_length=1)
+
+
 class Vouched(_Strict):
     """The certificate that was shown."""
 
@@ -119,6 +131,7 @@ class Card(_Strict):
     latency_ms: float | None
     audited: int
     nulls: CheapNulls | None = None
+    switches: dict[str, Switch] = {}
     alarms: tuple[str, ...]
 
     @model_validator(mode="after")

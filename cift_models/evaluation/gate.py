@@ -32,14 +32,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cift_models import scores
 from cift_models.evaluation import backtest, calibration
-from cift_models.evaluation.card import Card, Figure, OnSymbol, Size, Tested, Vouched, Who
+from cift_models.evaluation.card import Card, Figure, OnSymbol, Size, Switch, Tested, Vouched, Who
 from cift_models.evaluation.causality import Audit, Leak
 from cift_models.evaluation.certificate import Certificate, CheapNulls
 from cift_models.evaluation.evaluated import Evaluated
@@ -92,6 +92,7 @@ class Evidence:
 
     code          digest of the code that judges
     nulls         what nulls.fixed_nulls found of the two contenders
+    switches      which models of the challenger's stack are credited (marginal.switches): said on the card, and no clause
     latency_ms    from an event to the decision, measured on the challenger
     cannot        why there is nothing to compare with though something is served: the champion cannot be run on these rows
     take_test     a certificate of size `test` counts too; the card says so, and no command promotes it
@@ -100,6 +101,7 @@ class Evidence:
     code: str
     alarms: Sequence[Alarm] | None = None
     nulls: CheapNulls | None = None
+    switches: Mapping[str, Switch] = field(default_factory=dict)
     audits: Sequence[Audit] = ()
     certificate: Certificate | None = None
     latency_ms: float | None = None
@@ -161,6 +163,7 @@ def verdict(challenger: Contender, champion: Contender | None, evidence: Evidenc
         latency_ms=_finite(evidence.latency_ms),
         audited=len(evidence.audits),
         nulls=evidence.nulls,
+        switches=dict(evidence.switches),
         alarms=alarms or (),
     )
 

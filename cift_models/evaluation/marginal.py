@@ -15,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cift_models import scores
+from cift_models.evaluation.card import Switch
 from cift_models.evaluation.evaluated import Evaluated, Forecast
-from cift_models.evaluation.significance import Blocks, Estimate, diebold_mariano
+from cift_models.evaluation.significance import FEWEST_BLOCKS, Blocks, Estimate, diebold_mariano, holm
 from cift_models.models import model_class
 from cift_models.models.ensemble.model import MEANS
 from cift_models.scores import Terms
 
 STACK = ("linear", "hmm", "hawkes", "gnn", "transformer", "meta_learner")
 """Models that stand in the stack, in the order of REGISTRY; the ensemble is the stack."""
+
+CREDIT = 0.025
+"""Size of the test that switches a model on: one-sided, Holm over symbols and over the two measures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ def marginal(data: Sequence[Evaluated], blocks: Blocks, stack: Stack = NOTHING) 
 def _row(stack: Stack, model: str, reason: str) -> dict[str, Any]:
     nothing = Estimate.absent(reason).as_json()
     untested = {"t": None, "p_value": None, "blocks": 0, "reason": reason}
-    row = {"over": [], "rows": 0, "r2_gain": nothing, "direction_gain": nothing, "dm_60s": untested, "over_base": nothing}
+    row = {"over": [], "rows": 0, "r2_gain": nothing, "direction_gain": nothing, "over_base": nothing}
+    row |= {"dm_60s": untested, "direction_dm_60s": untested}
     return _finished(row, stack, model)
 
 
@@ -175,12 +180,13 @@ def _compared(part: Evaluated, blocks: Blocks, rows: NDArray[np.bool_], full: _S
     as_of, y = part.as_of[rows], part.y[rows]
     rival, loss = scores.r2_terms(y, less.mean), scores.r2_terms(y, full.mean)
     ones = np.ones(len(y))
-    direction = [scores.log_loss_direction_terms(y, np.column_stack([1 - said.up, np.zeros(len(y)), said.up])) for said in (less, full)]
+    worse, better = (scores.log_loss_direction_terms(y, np.column_stack([1 - said.up, np.zeros(len(y)), said.up])) for said in (less, full))
     return {
         "rows": len(y),
         "r2_gain": _gain(blocks, as_of, rival, loss).as_json(),
-        "direction_gain": _gain(blocks, as_of, *direction).as_json(),
+        "direction_gain": _gain(blocks, as_of, worse, better).as_json(),
         "dm_60s": diebold_mariano(as_of, Terms(rival.numerator, ones), Terms(loss.numerator, ones)).as_json(),
+        "direction_dm_60s": diebold_mariano(as_of, worse, better).as_json(),
     }
 
 
@@ -217,14 +223,9 @@ def verdict(row: Mapping[str, Any]) -> str:
 
     A model adds where the lower end of one gain is above 0 and the upper end of the other is not below it.
     """
-    gains = [("R2", row["r2_gain"]), ("direction", row["direction_gain"])]
     if row["r2_gain"]["value"] is None:
         return str(row["r2_gain"]["reason"])
-    said = "; ".join(
-        f"{name} gain in [{g['lo']:+.4f}, {g['hi']:+.4f}]" if g["lo"] is not None else f"{name} gain {g['value'] or 0:+.4f}, {g['reason']}"
-        for name, g in gains
-    )
-    known = [g for _, g in gains if g["lo"] is not None]
+    said, known = _intervals(row), _known(row)
     if known and all(g["lo"] == g["hi"] == 0 for g in known):
         return f"adds nothing, the stack says the same without it: {said}"
     if not known:
@@ -234,3 +235,59 @@ def verdict(row: Mapping[str, Any]) -> str:
     if any(g["lo"] > 0 for g in known):
         return f"adds: {said}"
     return f"adds nothing that shows: {said}"
+
+
+def _intervals(row: Mapping[str, Any]) -> str:
+    """Both gains of a row: "R2 gain in [lo, hi]; direction gain in [lo, hi]"."""
+    gains = (("R2", row["r2_gain"]), ("direction", row["direction_gain"]))
+    return "; ".join(
+        f"{name} gain unknown, {g['reason']}"
+        if g["value"] is None
+        else f"{name} gain {g['value']:+.4f}, {g['reason']}"
+        if g["lo"] is None
+        else f"{name} gain in [{g['lo']:+.4f}, {g['hi']:+.4f}]"
+        for name, g in gains
+    )
+
+
+def _known(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [g for g in (row["r2_gain"], row["direction_gain"]) if g["lo"] is not None]
+
+
+def switches(table: Mapping[str, Mapping[str, Mapping[str, Any]]], members: Sequence[str]) -> dict[str, Switch]:
+    """Which of `members` are credited, by the table of all symbols: on or off, and why.
+
+    On: of the gains of R2 and of direction on all symbols one is above 0 (one-sided CREDIT, Holm over all of them, on 30 blocks at least),
+    and no 95 % interval lies below 0. All else is off: what is not known to add, does not.
+    """
+    return {model: _switch({symbol: rows[model] for symbol, rows in table.items()}) for model in STACK if model in members}
+
+
+def _switch(rows: Mapping[str, Mapping[str, Any]]) -> Switch:
+    tests = [p for row in rows.values() for p in (_above(row["dm_60s"]), _above(row["direction_dm_60s"]))]
+    p_value = None if all(p is None for p in tests) else min(holm([1.0 if p is None else p for p in tests]))
+    known = [g for row in rows.values() for g in _known(row)]
+    harmed = [symbol for symbol, row in rows.items() if any(g["hi"] < 0 for g in _known(row))]
+    on = p_value is not None and p_value <= CREDIT and not harmed
+    if on:
+        word = "adds"
+    elif harmed:
+        word = f"takes away on {', '.join(harmed)}"
+    elif not known:
+        word = "not known to add anything"
+    elif all(g["lo"] == g["hi"] == 0 for g in known):
+        word = "adds nothing, the stack says the same without it"
+    else:
+        word = "adds nothing that shows"
+    tested = "" if p_value is None else f" (p {p_value:.2g} after Holm)"
+    said = "; ".join(f"{symbol} {row['text'] if row['r2_gain']['value'] is None else _intervals(row)}" for symbol, row in rows.items())
+    return Switch(switch="on" if on else "off", p_value=p_value, reason=f"{word}{tested}: {said}")
+
+
+def _above(test: Mapping[str, Any]) -> float | None:
+    """One-sided p-value of a gain: a Diebold-Mariano test's, on enough blocks."""
+    from scipy.stats import t as student
+
+    if test["t"] is None or test["blocks"] < FEWEST_BLOCKS:
+        return None
+    return float(student.sf(test["t"], test["blocks"] - 1))

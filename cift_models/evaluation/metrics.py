@@ -12,11 +12,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from cift_models import scores
 from cift_models.errors import DataError, SchemaMismatch
 from cift_models.evaluation import backtest, calibration
+from cift_models.evaluation.card import Switch
 from cift_models.evaluation.deflated_sharpe import deflated_sharpe
 from cift_models.evaluation.durability import concentration, half_life_ms
 from cift_models.evaluation.evaluated import Evaluated, Forecast
 from cift_models.evaluation.leak_alarms import leak_alarms
-from cift_models.evaluation.marginal import NOTHING, Stack, marginal
+from cift_models.evaluation.marginal import NOTHING, Stack, marginal, switches
 from cift_models.evaluation.significance import (
     BLOCK_NS,
     DRAWS,
@@ -344,6 +345,7 @@ def build(
     by_symbol = {d.symbol: table(d) for d in data}
     own = own or trials_of(data)
     trials = earlier.add(*own)
+    added = marginal(data, blocks, stack)
     deflated = {(t.symbol, t.model): deflated_sharpe(t, trials).as_json() for t in own}
     return {
         "schema": SCHEMA,
@@ -367,7 +369,10 @@ def build(
         "concentration": {
             d.symbol: {m: {k: e.as_json() for k, e in concentration(d, m, blocks).items()} for m in d.forecasts} for d in data
         },
-        "marginal": marginal(data, blocks, stack),
+        "marginal": added,
+        "switches": {
+            model: one.model_dump(mode="json") for model, one in switches(added, sorted({m for d in data for m in d.forecasts})).items()
+        },
         "calibration": _calibration(data, by_symbol, seed),
         "economics": {
             d.symbol: {
@@ -439,6 +444,7 @@ class Marginal(_Strict):
     r2_gain: Figure
     direction_gain: Figure
     dm_60s: Tested
+    direction_dm_60s: Tested
     over_base: Figure
     live_ms: float | None
     fit_minutes: float | None
@@ -483,6 +489,7 @@ class Metrics(_Strict):
     half_life_ms: dict[str, dict[str, Figure]]
     concentration: dict[str, dict[str, Concentrated]]
     marginal: dict[str, dict[str, Marginal]]
+    switches: dict[str, Switch]
     calibration: dict[str, dict[str, Calibrated]]
     economics: dict[str, dict[str, dict[str, Any]]]
     alarms: list[Ringing]

@@ -439,6 +439,7 @@ def render(
     body = [_top(metrics, title, subtitle, card, offsets or {})]
     if truth:
         body.append(_truth_table(truth))
+    body.append(_switches(metrics))
     for symbol in metrics["symbols"]:
         model = spokesman(metrics, symbol)
         own = next((r for r in regimes if r.symbol == symbol), None)
@@ -549,6 +550,23 @@ def _marginal_table(metrics: Mapping[str, Any], symbol: str) -> str:
         "<th>R² gain</th><th>direction gain, nats</th><th>R² gain over its base</th><th>ms a live update</th><th>minutes of fits</th>"
         "</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _switches(metrics: Mapping[str, Any]) -> str:
+    """Which models are credited, and why: one line each, for all symbols."""
+    rows = [
+        f'<tr><th scope="row">{escape(model)}</th><td class="word{" good" if one["switch"] == "on" else ""}"><b>{one["switch"]}</b></td>'
+        f'<td class="word">{escape(_typeset(one["reason"]))}</td></tr>'
+        for model, one in _ordered(metrics["switches"])
+    ]
+    if not rows:
+        return ""
+    return (
+        '<section><h2>Which models are credited</h2><p class="lede">On: it adds to the stack that has not read it, on some symbol beyond '
+        "noise, and takes away on none. Off is a statement: what was judged is served as it is, and the weights that it has were chosen "
+        'before the test.</p><div class="scroll"><table class="narrow"><thead><tr><th>model</th><th class="word">switch</th>'
+        f'<th class="word">why</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
     )
 
 

@@ -73,6 +73,10 @@ def _print(card: Card, number: int) -> None:
         p = "unknown" if one.p_holm is None else f"{one.p_holm:.2g}"
         print(f"  {symbol:<10} {one.rows:>7,} rows  R2 {_text(one.r2_gain)}, p {p}; direction {_text(one.direction_gain)}; "
               f"timing {_text(one.timing_gain)}")  # fmt: skip
+    if card.switches:
+        print("Models of its stack, credited or not (a statement: what was judged is served as it is):")
+    for model, switch in card.switches.items():
+        print(f"  {model:<12} {switch.switch:<3} {switch.reason}")
     print(f"Size: {card.size.one_sided:.2%} one-sided, {card.size.over}.")
     if card.verdict == "promoted":
         print(f"Serve it: cift promote {(card.challenger.release or '')[:12]}")

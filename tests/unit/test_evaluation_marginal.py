@@ -9,7 +9,7 @@ import pytest
 
 from cift_models import scores
 from cift_models.evaluation import metrics
-from cift_models.evaluation.marginal import STACK, Cost, OutOfFold, Stack, blend_weights, marginal, reads, verdict, without
+from cift_models.evaluation.marginal import STACK, Cost, OutOfFold, Stack, blend_weights, marginal, reads, switches, verdict, without
 from cift_models.evaluation.significance import Blocks
 from tests.evaluated import forecast, market, with_forecasts
 
@@ -120,3 +120,46 @@ def test_the_table_is_part_of_a_valid_file():
 def test_the_verdict_follows_the_intervals(r2, direction, starts):
     figures = [{"value": sum(pair) / 2, "lo": pair[0], "hi": pair[1]} for pair in (r2, direction)]
     assert verdict({"r2_gain": figures[0], "direction_gain": figures[1]}).startswith(starts)
+
+
+def two_symbols(knows: float, other: float):
+    """The table of two symbols: the Transformer knows more than its base on each, or less."""
+    return {"S0": table(knows)[2], "S1": table(other)[2]}
+
+
+def test_a_model_that_adds_on_one_symbol_and_harms_none_is_on_and_says_what():
+    found = switches(two_symbols(0.1, 0.0), MEMBERS)
+    one = found["transformer"]
+    assert list(found) == ["linear", "hawkes", "transformer"] and one.switch == "on" and one.reason.startswith("adds (p ")
+    assert one.p_value is not None and one.p_value < 1e-6 and "S1 R2 gain in [" in one.reason and "direction gain in [" in one.reason
+
+
+def test_a_model_that_is_its_base_is_off_and_the_reason_has_its_intervals():
+    one = switches(two_symbols(0.0, 0.0), MEMBERS)["transformer"]
+    assert one.switch == "off" and one.reason.startswith("adds nothing") and one.reason.count("gain in [") == 4
+
+
+def test_a_model_that_takes_away_on_one_symbol_is_off_though_it_adds_on_another():
+    tables = two_symbols(0.1, 0.1)
+    below = {**tables["S1"]["transformer"], "direction_gain": {"value": -0.02, "lo": -0.03, "hi": -0.01}}
+    tables["S1"] = {**tables["S1"], "transformer": below}
+    one = switches(tables, MEMBERS)["transformer"]
+    assert one.switch == "off" and one.reason.startswith("takes away on S1 (p ") and (one.p_value or 1) < 1e-6
+
+
+def test_what_cannot_be_tested_is_off():
+    data, _, _ = table(0.1)
+    bare = switches({"S0": marginal([data], Blocks([data.as_of], draws=10))["S0"]}, MEMBERS)["linear"]
+    assert (bare.switch, bare.p_value) == ("off", None) and bare.reason.startswith("not known to add anything: S0 the out-of-fold rows")
+    few = {**table(0.1)[2]["transformer"]}
+    few |= {name: {**few[name], "blocks": 29} for name in ("dm_60s", "direction_dm_60s")}
+    assert switches({"S0": {"transformer": few}}, ["transformer"])["transformer"].switch == "off"
+
+
+def test_noise_is_credited_once_in_forty_at_most():
+    """Holm over two symbols and two measures: t of 2.2 alone (p .016 one-sided) is no credit, of 3 it is."""
+    row = table(0.0)[2]["transformer"]
+    for t, on in ((2.2, False), (3.0, True)):
+        lucky = {**row, "dm_60s": {"t": t, "p_value": 0.0, "blocks": 100}}
+        found = switches({"S0": {"transformer": lucky}, "S1": {"transformer": row}}, ["transformer"])["transformer"]
+        assert (found.switch == "on") is on, found

@@ -38,6 +38,7 @@ from tests.releases import fitted, labelled, training_panel
 pytestmark = pytest.mark.slow
 
 KINDS = ("prior", "linear", "trees")
+SWITCHES = {"linear": {"switch": "off", "p_value": 0.5, "reason": "adds nothing that shows: AAA R2 gain in [-0.0010, +0.0010]"}}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def judged(alarms: tuple = ()) -> StepRef:
     """What the gate reads of a judged run: its alarms."""
 
     def run(room) -> dict:
-        (room.out / "metrics.json").write_bytes(canonical_json({"alarms": list(alarms)}))
+        (room.out / "metrics.json").write_bytes(canonical_json({"alarms": list(alarms), "switches": SWITCHES}))
         (room.out / "report.html").write_text(report._UNJUDGED)
         return {}
 
@@ -123,6 +124,8 @@ def test_the_first_is_judged_against_linear_of_its_own_run_and_the_card_is_kept(
     assert judge(ref, data).to_bytes() == card.to_bytes()
     page = in_markdown(card)
     assert page.startswith("# Held") and all(reason in page for reason in card.reasons)
+    assert {model: one.model_dump() for model, one in card.switches.items()} == SWITCHES
+    assert f"- linear **off**: {SWITCHES['linear']['reason']}" in page
 
 
 def test_its_alarms_are_heard(home: Path, challenger: Pipeline) -> None:
@@ -351,6 +354,7 @@ def test_the_command_shows_a_verdict_that_stands_and_its_exit_code_says_which(
 
     assert gate("--json") == (1, held.to_bytes()) and gate(str(made.number), "--json") == (1, held.to_bytes())
     code, said = gate()
+    assert f"linear       off {SWITCHES['linear']['reason']}".encode() in said
     assert code == 1 and b"Held:" in said and all(f"  - {reason}".encode() in said for reason in held.reasons)
     monkeypatch.setattr("tasks.gate.stands", lambda card: True)
     Releases(home).set_verdict(promoted(held))
