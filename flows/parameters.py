@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Kind = Literal[
     "prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "linear",
-    "hmm", "hawkes", "gnn", "transformer", "meta_learner", "ensemble",
+    "strong_linear", "hmm", "hawkes", "gnn", "transformer", "meta_learner", "ensemble",
 ]  # fmt: skip
 """A model's name, as in cift_models.models.REGISTRY (a test compares them)."""
 

@@ -28,6 +28,9 @@ from tasks.track import track
 WORKERS = 10
 """Threads for tasks: up to eight wait for the torch process, two compute."""
 
+BASELINES = ("prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "strong_linear")
+"""What nothing reads and every run has beside its models, where none are named."""
+
 CHAINED = ("hmm",)
 """Kinds whose fit keeps the order of hidden states of the fold before."""
 
@@ -49,7 +52,7 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters, newest: StepRe
 
     newest: the audit of the last session, where the flow made one.
     """
-    kinds = needed(params.models or ["prior", "activity", "last_move", "queue_imbalance", "ridge_reference", "trees", "ensemble"])
+    kinds = needed(params.models or [*BASELINES, "ensemble"])
     limit_threads(get_settings().threads)
     with torch_process(any(kind in TORCH for kind in kinds)):
         built = build(dataset)

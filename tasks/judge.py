@@ -14,8 +14,7 @@ from cift_models import ledger
 from cift_models.engine import Decisions, Pipeline, fold
 from cift_models.evaluation import metrics
 from cift_models.evaluation.live_cost import live_ms
-from cift_models.evaluation.marginal import Cost, OutOfFold, Stack
-from cift_models.evaluation.metrics import NESTED
+from cift_models.evaluation.marginal import NESTED, Cost, OutOfFold, Stack
 from cift_models.evaluation.planted import planted_against_found, regime_rows
 from cift_models.evaluation.report import Kernels, LeadLag, Regimes, drawings, render
 from cift_models.evaluation.rows import JudgedSession, choose_rules, judged_rows

@@ -25,6 +25,11 @@ from cift_models.scores import Terms
 STACK = ("linear", "hmm", "hawkes", "gnn", "transformer", "meta_learner")
 """Models that stand in the stack, in the order of REGISTRY; the ensemble is the stack."""
 
+NESTED = ("gnn", "transformer")
+"""Networks: base + f. They are held against their base, and against the strong line, too."""
+
+STRONG = "strong_linear"
+
 CREDIT = 0.025
 """Size of the test that switches a model on: one-sided, Holm over symbols and over the two measures."""
 
@@ -145,6 +150,7 @@ def marginal(data: Sequence[Evaluated], blocks: Blocks, stack: Stack = NOTHING) 
                 row = _compared(part, blocks, rows, full, less)
                 row["over"] = others
                 row["over_base"] = _over_base(part, model, blocks, stack)
+                row |= _over_strong(part, model, blocks)
                 out[part.symbol][model] = _finished(row, stack, model)
     return out
 
@@ -153,7 +159,7 @@ def _row(stack: Stack, model: str, reason: str) -> dict[str, Any]:
     nothing = Estimate.absent(reason).as_json()
     untested = {"t": None, "p_value": None, "blocks": 0, "reason": reason}
     row = {"over": [], "rows": 0, "r2_gain": nothing, "direction_gain": nothing, "over_base": nothing}
-    row |= {"dm_60s": untested, "direction_dm_60s": untested}
+    row |= {"dm_60s": untested, "direction_dm_60s": untested, "over_strong": nothing, "dm_strong_60s": untested}
     return _finished(row, stack, model)
 
 
@@ -173,7 +179,8 @@ def _of_regimes(part: Evaluated, past: OutOfFold, blocks: Blocks, stack: Stack) 
     row = _compared(
         part, blocks, rows, _Said(gated, _chance(past.y, before, gated)), _Said(mean, _chance(past.y, before, mean))
     )  # fmt: skip
-    return _finished(row | {"over": members, "over_base": Estimate.absent("does not nest a base").as_json()}, stack, "hmm")
+    row |= {"over": members, "over_base": Estimate.absent("does not nest a base").as_json(), **_over_strong(part, "hmm", blocks)}
+    return _finished(row, stack, "hmm")
 
 
 def _compared(part: Evaluated, blocks: Blocks, rows: NDArray[np.bool_], full: _Said, less: _Said) -> dict[str, Any]:
@@ -212,6 +219,21 @@ def _over_base(part: Evaluated, model: str, blocks: Blocks, stack: Stack) -> dic
     return _gain(blocks, part.as_of[rows], scores.r2_terms(y, base), scores.r2_terms(y, own)).as_json()
 
 
+def _over_strong(part: Evaluated, model: str, blocks: Blocks) -> dict[str, Any]:
+    """A network's own R2 gain over the strong line, on the rows of both, and its test."""
+    why = "not a network" if model not in NESTED else f"{STRONG} is not part of this run" if STRONG not in part.forecasts else None
+    rows = part.ready([STRONG, model]) if why is None else np.zeros(0, bool)
+    if why is None and not part.y[rows].any():
+        why = "no row that moved on which both speak"
+    if why is not None:
+        untested = {"t": None, "p_value": None, "blocks": 0, "reason": why}
+        return {"over_strong": Estimate.absent(why).as_json(), "dm_strong_60s": untested}
+    as_of, y, ones = part.as_of[rows], part.y[rows], np.ones(int(rows.sum()))
+    rival, loss = (scores.r2_terms(y, _mean(part.forecasts[m])[rows]) for m in (STRONG, model))
+    test = diebold_mariano(as_of, Terms(rival.numerator, ones), Terms(loss.numerator, ones))
+    return {"over_strong": _gain(blocks, as_of, rival, loss).as_json(), "dm_strong_60s": test.as_json()}
+
+
 def _finished(row: dict[str, Any], stack: Stack, model: str) -> dict[str, Any]:
     cost = stack.costs.get(model, Cost(None, None, "its cost was not given"))
     out = {**row, "live_ms": cost.live_ms, "fit_minutes": cost.fit_minutes, "text": verdict(row)}
@@ -239,15 +261,15 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 def _intervals(row: Mapping[str, Any]) -> str:
     """Both gains of a row: "R2 gain in [lo, hi]; direction gain in [lo, hi]"."""
-    gains = (("R2", row["r2_gain"]), ("direction", row["direction_gain"]))
-    return "; ".join(
-        f"{name} gain unknown, {g['reason']}"
-        if g["value"] is None
-        else f"{name} gain {g['value']:+.4f}, {g['reason']}"
-        if g["lo"] is None
-        else f"{name} gain in [{g['lo']:+.4f}, {g['hi']:+.4f}]"
-        for name, g in gains
-    )
+    return f"R2 {_interval(row['r2_gain'])}; direction {_interval(row['direction_gain'])}"
+
+
+def _interval(gain: Mapping[str, Any]) -> str:
+    if gain["value"] is None:
+        return f"gain unknown, {gain['reason']}"
+    if gain["lo"] is None:
+        return f"gain {gain['value']:+.4f}, {gain['reason']}"
+    return f"gain in [{gain['lo']:+.4f}, {gain['hi']:+.4f}]"
 
 
 def _known(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -258,19 +280,21 @@ def switches(table: Mapping[str, Mapping[str, Mapping[str, Any]]], members: Sequ
     """Which of `members` are credited, by the table of all symbols: on or off, and why.
 
     On: of the gains of R2 and of direction on all symbols one is above 0 (one-sided CREDIT, Holm over all of them, on 30 blocks at least),
-    and no 95 % interval lies below 0. All else is off: what is not known to add, does not.
+    and no 95 % interval lies below 0. A network must also beat the strong line in R2 on some symbol (CREDIT, Holm over symbols): what a
+    line with a longer memory of trades says as well is no credit to it. All else is off: what is not known to add, does not.
     """
-    return {model: _switch({symbol: rows[model] for symbol, rows in table.items()}) for model in STACK if model in members}
+    return {model: _switch(model, {symbol: rows[model] for symbol, rows in table.items()}) for model in STACK if model in members}
 
 
-def _switch(rows: Mapping[str, Mapping[str, Any]]) -> Switch:
-    tests = [p for row in rows.values() for p in (_above(row["dm_60s"]), _above(row["direction_dm_60s"]))]
-    p_value = None if all(p is None for p in tests) else min(holm([1.0 if p is None else p for p in tests]))
+def _switch(model: str, rows: Mapping[str, Mapping[str, Any]]) -> Switch:
+    p_value = _least([test for row in rows.values() for test in (row["dm_60s"], row["direction_dm_60s"])])
+    line = _least([row["dm_strong_60s"] for row in rows.values()])
+    above_line = model not in NESTED or (line is not None and line <= CREDIT)
     known = [g for row in rows.values() for g in _known(row)]
     harmed = [symbol for symbol, row in rows.items() if any(g["hi"] < 0 for g in _known(row))]
-    on = p_value is not None and p_value <= CREDIT and not harmed
-    if on:
-        word = "adds"
+    adds = p_value is not None and p_value <= CREDIT and not harmed
+    if adds:
+        word = "adds" if above_line else f"adds, but is not known to be above {STRONG}"
     elif harmed:
         word = f"takes away on {', '.join(harmed)}"
     elif not known:
@@ -281,7 +305,15 @@ def _switch(rows: Mapping[str, Mapping[str, Any]]) -> Switch:
         word = "adds nothing that shows"
     tested = "" if p_value is None else f" (p {p_value:.2g} after Holm)"
     said = "; ".join(f"{symbol} {row['text'] if row['r2_gain']['value'] is None else _intervals(row)}" for symbol, row in rows.items())
-    return Switch(switch="on" if on else "off", p_value=p_value, reason=f"{word}{tested}: {said}")
+    if model in NESTED:
+        said += f"; R2 over {STRONG}: " + "; ".join(f"{symbol} {_interval(row['over_strong'])}" for symbol, row in rows.items())
+    return Switch(switch="on" if adds and above_line else "off", p_value=p_value, reason=f"{word}{tested}: {said}")
+
+
+def _least(tests: Sequence[Mapping[str, Any]]) -> float | None:
+    """The least one-sided p-value after Holm over all tests; None where none can be made."""
+    found = [_above(test) for test in tests]
+    return None if all(p is None for p in found) else min(holm([1.0 if p is None else p for p in found]))
 
 
 def _above(test: Mapping[str, Any]) -> float | None:

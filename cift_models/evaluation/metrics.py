@@ -17,7 +17,7 @@ from cift_models.evaluation.deflated_sharpe import deflated_sharpe
 from cift_models.evaluation.durability import concentration, half_life_ms
 from cift_models.evaluation.evaluated import Evaluated, Forecast
 from cift_models.evaluation.leak_alarms import leak_alarms
-from cift_models.evaluation.marginal import NOTHING, Stack, marginal, switches
+from cift_models.evaluation.marginal import NESTED, NOTHING, Stack, marginal, switches
 from cift_models.evaluation.significance import (
     BLOCK_NS,
     DRAWS,
@@ -55,9 +55,6 @@ METRICS = (
     "n_trades",
     "sharpe_net",
 )
-
-NESTED = ("gnn", "transformer")
-"""base + f: Clark-West is for these alone."""
 
 ECE_SIZE = 0.01
 
@@ -446,6 +443,8 @@ class Marginal(_Strict):
     dm_60s: Tested
     direction_dm_60s: Tested
     over_base: Figure
+    over_strong: Figure
+    dm_strong_60s: Tested
     live_ms: float | None
     fit_minutes: float | None
     cost_reason: str | None = None

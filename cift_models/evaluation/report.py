@@ -294,7 +294,7 @@ def _figure(title: str, svg: str, note: str = "", wide: bool = False) -> str:
 
 
 def _drawn_models(metrics: Mapping[str, Any], symbol: str, model: str | None) -> list[str]:
-    """The spokesman, the reference, and the best other one: three lines can be read, thirteen cannot."""
+    """The spokesman, the reference, and the best other one: three lines can be read, all of them cannot."""
     r2 = {name: f["r2"]["value"] for name, f in metrics["symbols"][symbol].items() if f["r2"]["value"] is not None}
     first = [name for name in (model, metrics["settings"]["reference"]) if name in r2]
     others = sorted((name for name in r2 if name not in first), key=lambda name: -r2[name])
@@ -564,9 +564,9 @@ def _switches(metrics: Mapping[str, Any]) -> str:
         return ""
     return (
         '<section><h2>Which models are credited</h2><p class="lede">On: it adds to the stack that has not read it, on some symbol beyond '
-        "noise, and takes away on none. Off is a statement: what was judged is served as it is, and the weights that it has were chosen "
-        'before the test.</p><div class="scroll"><table class="narrow"><thead><tr><th>model</th><th class="word">switch</th>'
-        f'<th class="word">why</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
+        "noise, and takes away on none; a network is above strong_linear, too. Off is a statement: what was judged is served as it is, and "
+        'the weights that it has were chosen before the test.</p><div class="scroll"><table class="narrow"><thead><tr><th>model</th>'
+        f'<th class="word">switch</th><th class="word">why</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
     )
 
 

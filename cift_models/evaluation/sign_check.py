@@ -18,7 +18,7 @@ from cift_models.models.protocol import FitContext, Panel
 from cift_models.splits import TEST, BlockCalendar, level0_folds
 from cift_models.stacking import TrainingPanels
 
-KINDS = ("last_move", "queue_imbalance", "ridge_reference", "trees", "linear")
+KINDS = ("last_move", "queue_imbalance", "ridge_reference", "trees", "linear", "strong_linear")
 """Models that are fitted in seconds."""
 
 

@@ -15,6 +15,7 @@ REGISTRY: dict[str, str] = {
     "ridge_reference": "cift_models.models.baselines.ridge_reference:RidgeReference",
     "trees": "cift_models.models.baselines.trees:Trees",
     "linear": "cift_models.models.linear.model:Linear",
+    "strong_linear": "cift_models.models.baselines.strong_linear:StrongLinear",
     "hmm": "cift_models.models.hmm.model:RegimeHMM",
     "hawkes": "cift_models.models.hawkes.model:HawkesOrderFlowModel",
     "gnn": "cift_models.models.gnn.model:LeadLagGNN",

@@ -66,7 +66,7 @@ def test_every_model_has_its_figures(trained):
     for symbol in SYMBOLS:
         models = metrics["symbols"][symbol]
         forecasting = [kind for kind, figures in models.items() if figures["r2"]["value"] is not None]
-        assert len(forecasting) == 12 and models["hmm"]["r2"]["reason"]
+        assert len(forecasting) == 13 and models["hmm"]["r2"]["reason"]
         assert metrics["rows"][symbol] > 400
 
 

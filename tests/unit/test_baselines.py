@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cift_models.features import signed_counts
 from cift_models.models.baselines import (
     Activity,
     ActivityConfig,
@@ -12,10 +13,12 @@ from cift_models.models.baselines import (
     QueueImbalance,
     RidgeReference,
     SlopeConfig,
+    StrongLinear,
     Trees,
     TreesConfig,
 )
 from cift_models.models.context import CONTEXT
+from cift_models.models.linear import Linear, LinearConfig
 from cift_models.models.protocol import FitContext
 from tests.panels import toy_panel
 
@@ -67,6 +70,24 @@ def test_ridge_reference_has_the_columns_of_appendix_a():
     assert len(names) == 6 + 6 * (2 + 2) + 1 == len(set(names))
 
 
+def test_strong_linear_sees_what_a_burst_of_trades_left_minutes_ago_and_linear_does_not():
+    panel = toy_panel(seed=1, steps=2_000, symbols=1)
+    slow = panel.column("count_180000ms")
+    slow[:] = np.random.default_rng(3).normal(size=slow.shape)
+    panel.y[:] = slow + np.random.default_rng(4).normal(size=slow.shape)
+    r2 = {}
+    for cls in (Linear, StrongLinear):
+        names = cls.column_names(panel.features)
+        assert len(names) == len(set(names))
+        model, _ = cls.fit(LinearConfig(), [panel], [], FitContext())
+        values, ready = model.predict(panel)
+        u = panel.y[ready]
+        r2[cls] = 1 - ((u - values[..., 0][ready]) ** 2).sum() / (u**2).sum()
+    assert r2[StrongLinear] > 0.4 > 0.1 > r2[Linear]  # the truth is .5
+    added = StrongLinear.column_names(panel.features)[len(Linear.column_names(panel.features)) :]
+    assert added == list(signed_counts.names(panel.features)) and len(added) == 12
+
+
 def test_trees_find_an_interaction_and_stop_early():
     panel, other = toy_panel(seed=1, steps=4_000, symbols=1), toy_panel(seed=2, steps=3_000, symbols=1)
     for p in (panel, other):
@@ -84,7 +105,7 @@ def test_trees_find_an_interaction_and_stop_early():
 def test_a_symbol_without_rows_is_never_ready():
     panel = toy_panel(steps=220)
     panel.valid[:, 1] = False
-    for cls in (Prior, Activity, LastMove, QueueImbalance, RidgeReference, Trees):
+    for cls in (Prior, Activity, LastMove, QueueImbalance, RidgeReference, StrongLinear, Trees):
         model, _ = cls.fit(cls.Config(), [panel], [], FitContext())
         outputs = model.predict(toy_panel(seed=9, steps=100))
         assert not outputs.ready[:, 1].any() and not outputs.values[:, 1].any() and outputs.ready[10:, 0].all(), cls.kind

@@ -27,9 +27,12 @@ def made(seed: int, rows: int, knows: float):
     return y, {"linear": linear, "hawkes": hawkes, "transformer": 0.7 * linear + 0.2 * hawkes + knows * c}
 
 
-def table(knows: float, noise: float = 0.0, costs=None):
+def table(knows: float, noise: float = 0.0, costs=None, line: float | None = 0.0):
+    """`line`: what the strong line knows of the third part, beside linear's; None: it is not part of the run."""
     past_y, past = made(1, 6000, knows)
     y, means = made(2, 6000, knows)
+    if line is not None:
+        means["strong_linear"] = made(2, 6000, line)[1]["transformer"]
     rng = np.random.default_rng(9)
     if noise:
         past["gnn"], means["gnn"] = noise * rng.normal(size=6000), noise * rng.normal(size=6000)
@@ -122,9 +125,9 @@ def test_the_verdict_follows_the_intervals(r2, direction, starts):
     assert verdict({"r2_gain": figures[0], "direction_gain": figures[1]}).startswith(starts)
 
 
-def two_symbols(knows: float, other: float):
+def two_symbols(knows: float, other: float, line: float | None = 0.0):
     """The table of two symbols: the Transformer knows more than its base on each, or less."""
-    return {"S0": table(knows)[2], "S1": table(other)[2]}
+    return {"S0": table(knows, line=line)[2], "S1": table(other, line=line)[2]}
 
 
 def test_a_model_that_adds_on_one_symbol_and_harms_none_is_on_and_says_what():
@@ -136,7 +139,7 @@ def test_a_model_that_adds_on_one_symbol_and_harms_none_is_on_and_says_what():
 
 def test_a_model_that_is_its_base_is_off_and_the_reason_has_its_intervals():
     one = switches(two_symbols(0.0, 0.0), MEMBERS)["transformer"]
-    assert one.switch == "off" and one.reason.startswith("adds nothing") and one.reason.count("gain in [") == 4
+    assert one.switch == "off" and one.reason.startswith("adds nothing") and one.reason.count("gain in [") == 6
 
 
 def test_a_model_that_takes_away_on_one_symbol_is_off_though_it_adds_on_another():
@@ -160,6 +163,27 @@ def test_noise_is_credited_once_in_forty_at_most():
     """Holm over two symbols and two measures: t of 2.2 alone (p .016 one-sided) is no credit, of 3 it is."""
     row = table(0.0)[2]["transformer"]
     for t, on in ((2.2, False), (3.0, True)):
-        lucky = {**row, "dm_60s": {"t": t, "p_value": 0.0, "blocks": 100}}
+        lucky = {**row, "dm_60s": {"t": t, "p_value": 0.0, "blocks": 100}, "dm_strong_60s": {"t": 3.0, "p_value": 0.0, "blocks": 100}}
         found = switches({"S0": {"transformer": lucky}, "S1": {"transformer": row}}, ["transformer"])["transformer"]
         assert (found.switch == "on") is on, found
+
+
+def test_a_network_that_says_no_more_than_a_strong_line_is_not_credited():
+    """It adds to a stack that has no such line, beyond doubt; a line with a longer memory says the same."""
+    for line, on in ((0.0, True), (0.1, False), (None, False)):
+        found = switches(two_symbols(0.1, 0.1, line), MEMBERS)["transformer"]
+        assert (found.switch == "on") is on and (found.p_value or 1) < 1e-6, found
+        assert found.reason.count("R2 over strong_linear: S0 gain ") == 1
+        if not on:
+            assert found.reason.startswith("adds, but is not known to be above strong_linear (p ")
+    assert "S1 gain unknown, strong_linear is not part of this run" in found.reason
+    rows = table(0.1)[2]
+    data = table(0.1)[0]
+    own, line = (scores.r2(data.y, data.forecasts[m].mean_bps) for m in ("transformer", "strong_linear"))
+    assert rows["transformer"]["over_strong"]["value"] == pytest.approx(own - line) and rows["transformer"]["dm_strong_60s"]["t"] > 3
+    assert rows["linear"]["over_strong"]["reason"] == "not a network"
+
+
+def test_the_strong_line_is_no_network_and_needs_none_to_be_credited_against():
+    found = switches(two_symbols(0.1, 0.1, None), MEMBERS)
+    assert found["linear"].switch == "on" and "strong_linear" not in found["linear"].reason

@@ -6,6 +6,7 @@ from cift_models.models.baselines.prior import Prior, PriorConfig
 from cift_models.models.baselines.queue_imbalance import QueueImbalance
 from cift_models.models.baselines.ridge_reference import RidgeReference
 from cift_models.models.baselines.slope import SlopeConfig
+from cift_models.models.baselines.strong_linear import StrongLinear
 from cift_models.models.baselines.trees import Trees, TreesConfig
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "QueueImbalance",
     "RidgeReference",
     "SlopeConfig",
+    "StrongLinear",
     "Trees",
     "TreesConfig",
 ]
