@@ -557,7 +557,7 @@ def _switches(metrics: Mapping[str, Any]) -> str:
     """Which models are credited, and why: one line each, for all symbols."""
     rows = [
         f'<tr><th scope="row">{escape(model)}</th><td class="word{" good" if one["switch"] == "on" else ""}"><b>{one["switch"]}</b></td>'
-        f'<td class="word">{escape(_typeset(one["reason"]))}</td></tr>'
+        f'<td class="said">{escape(_typeset(one["reason"]))}</td></tr>'
         for model, one in _ordered(metrics["switches"])
     ]
     if not rows:
@@ -674,7 +674,8 @@ th, td { padding: 6px 0 6px 14px; text-align: right; white-space: nowrap; vertic
 th:first-child { text-align: left; padding-left: 0; } thead th { white-space: normal; }
 tbody th { font-weight: 500; } tbody tr + tr > * { border-top: 1px solid var(--line); }
 td b { font-weight: 500; } td small { display: block; color: var(--muted); font-size: 11px; line-height: 1.3; font-weight: 400; }
-.none { color: var(--muted); cursor: help; } td.word, th.word { text-align: left; }
+.none { color: var(--muted); cursor: help; } td.word, th.word, td.said { text-align: left; }
+td.said { white-space: normal; min-width: 22em; }
 tr.lead > * { background: var(--wash); } tr.lead > th, tr.lead td b { font-weight: 650; }
 tr.lead > th:first-child { box-shadow: -20px 0 0 var(--wash); }
 tr.lead > td:last-child { box-shadow: 20px 0 0 var(--wash); }

@@ -236,7 +236,11 @@ def test_what_a_model_adds_is_said_with_what_it_is_added_to(data):
     stack = Stack({d.symbol: OutOfFold(y, past) for d in data}, {"linear": Cost(0.004, 1.5)}, {}, {})
     built = metrics.build(data, draws=100, stack=stack)
     page = report.render(built)
-    assert "Which models are credited" in page and set(built["switches"]) == {"linear", "hmm", "transformer"}
+    assert (
+        "Which models are credited" in page
+        and page.count('<td class="said">') == 3
+        and set(built["switches"]) == {"linear", "hmm", "transformer"}
+    )
     assert all(escape(report._typeset(one["reason"])) in page for one in built["switches"].values())
     assert "What each model adds to the stack, and costs" in page and "<small>to no forecast</small>" in page
     assert "<td>0.004</td><td>1.50</td>" in page and Outline(page).open == []
