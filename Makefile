@@ -5,7 +5,7 @@ BIN := .venv/bin
 export OPENBLAS_NUM_THREADS ?= 1
 export CIFT_TEST_DATA ?= $(wildcard ../shared/data)
 
-.PHONY: setup demo test check check-types check-tests real-day prove-models bench lock up down up-local down-local clean
+.PHONY: setup demo test check check-types check-tests real-day prove-models prove-judge bench lock up down up-local down-local clean
 
 setup: .venv/installed ## make .venv from the pinned lock
 
@@ -36,6 +36,10 @@ check-tests:
 
 prove-models: setup ## the long proofs of methods: every seed, every figure
 	$(BIN)/python -m pytest tests -m proof -s
+
+prove-judge: setup ## the judge where the truth is known: 20 markets without a signal, 20 with one, whole; hours long, goes on where it stopped
+	$(BIN)/python -m pytest tests/unit/test_evaluation_significance.py tests/unit/test_evaluation_deflated_sharpe.py tests/unit/test_nulls.py -s
+	$(BIN)/python scripts/prove_judge.py
 
 real-day: setup ## the recorded day: ingest, train, serve, replay, compare
 	$(BIN)/python -m pytest tests/e2e/test_real_day.py -m real_day -s

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,8 +24,6 @@ from tasks.gate import certificate_path
 from tasks.runs import Run
 
 NULL, PLANTED = "null", "planted"
-PLANTS = {NULL: "nothing", PLANTED: "clear"}
-"""What is planted in the markets of each (SimulateConfig.planting)."""
 ELSEWHERE = ("CIFT_QUESTDB_URL", "CIFT_CLICKHOUSE_URL", "CIFT_REDIS_URL", "CIFT_MLFLOW_URI", "MLFLOW_TRACKING_URI", "PREFECT_API_URL")
 """Settings that a run of a certificate does not see: it is a matter of this machine and of nobody's servers."""
 
@@ -32,7 +31,10 @@ Say = Callable[[str, float], None]
 
 
 class Form(BaseModel):
-    """How large the runs are. The default is the small form: a certificate takes under a quarter of an hour on two cores."""
+    """How large the runs are, and how plain a planted market's signals.
+
+    The default is the small form: a certificate takes under a quarter of an hour on two cores.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +43,7 @@ class Form(BaseModel):
     symbols: tuple[str, ...] = ("AAA", "BBB")
     sessions: int = Field(1, ge=1)
     minutes: int = Field(120, ge=100)
+    plant: Literal["clear", "usual"] = "clear"
     epochs: int = Field(8, ge=1)
     models: tuple[str, ...] = ()
 
@@ -93,7 +96,7 @@ def certified_run(kind: str, seed: int, form: Form) -> Card:
     if kept.is_file():
         return Card.from_bytes(kept.read_bytes())
     symbols = ",".join(form.symbols)
-    shape = ("--sessions", str(form.sessions), "--minutes", str(form.minutes), "--plant", PLANTS[kind])
+    shape = ("--sessions", str(form.sessions), "--minutes", str(form.minutes), "--plant", "nothing" if kind == NULL else form.plant)
     _cift(room, "seed", "--seed", str(seed), "--symbols", symbols, *shape)
     models = ["--models", ",".join(form.models)] if form.models else []
     dates = ["--start", "2024-01-01", "--end", "2024-12-31"]

@@ -14,6 +14,7 @@ def certify(
     cheap: Annotated[int, typer.Option(min=0, help="Fits of simple models on labels without direction.")] = 200,
     sessions: Annotated[int, typer.Option(min=1, help="Sessions of a market.")] = 1,
     minutes: Annotated[int, typer.Option(min=100, max=720, help="Minutes of a session.")] = 120,
+    plant: Annotated[str, typer.Option(help="The signals of the markets that have one: clear, or usual (for long markets).")] = "clear",
     models: Annotated[str, typer.Option(help="What is trained, as for cift train. Default: all.")] = "",
     json: Json = False,
 ) -> None:
@@ -35,7 +36,8 @@ def certify(
     from tasks.certify import certify as make
     from tasks.progress import reporter
 
-    form = parameters(Form, seeds=seeds, cheap=cheap, sessions=sessions, minutes=minutes, models=tuple(split(models)) if models else ())
+    trained = tuple(split(models)) if models else ()
+    form = parameters(Form, seeds=seeds, cheap=cheap, sessions=sessions, minutes=minutes, plant=plant, models=trained)
     with showing(f"Certifying the judge: {2 * seeds} markets, {cheap} cheap nulls"):
         certificate = make(form, reporter("certify"))
     faults = certificate.faults()

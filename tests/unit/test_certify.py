@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 from cift_models.errors import CiftError
 from tasks import certify
 from tasks.certify import Form
+from tests.processes import ROOT
 
 
 class Said:
@@ -53,3 +56,22 @@ def test_code_that_changes_on_the_way_certifies_nothing(tmp_path, monkeypatch):
 def test_a_run_that_fails_says_what_it_said(tmp_path):
     with pytest.raises(CiftError, match=r"cift seed --minutes 1 failed: \S"):
         certify._cift(tmp_path, "seed", "--minutes", "1")
+
+
+@pytest.mark.parametrize(("failed", "code"), [((), 0), (("better",), 1)])
+def test_the_proof_of_the_judge_tells_each_run_and_fails_where_one_is_wrong(failed, code, monkeypatch, capsys):
+    asked = []
+
+    def run(kind: str, seed: int, form: Form) -> Said:
+        asked.append((kind, form.minutes, form.plant))
+        card = Said(("better",) if kind == "null" else ("certificate", *failed))
+        card.symbols = {}
+        return card
+
+    monkeypatch.setattr(certify, "certified_run", run)
+    monkeypatch.setattr("sys.argv", ["prove_judge.py", "--seeds", "2"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / "prove_judge.py"), run_name="__main__")
+    told = capsys.readouterr().out
+    assert ended.value.code == code and asked == 2 * [("null", 120, "clear")] + 2 * [("planted", 270, "usual")]
+    assert told.count('"verdict"') == 4 and "null: 2 of 2 held" in told and f"planted: {0 if code else 2} of 2 promoted" in told

@@ -137,8 +137,8 @@ def clustered(rng: np.random.Generator, rows: int, half_life_s: float = 3.0, sd:
     return np.exp(h - sd**2) * rng.normal(size=rows)
 
 
-@pytest.mark.proof
-def test_intervals_of_r2_and_hit_rate_cover():
+@pytest.mark.parametrize(("experiments", "lowest", "highest"), [(60, 0.85, 1.0), pytest.param(400, 0.92, 0.98, marks=pytest.mark.proof)])
+def test_intervals_of_r2_and_hit_rate_cover(experiments, lowest, highest):
     """y = .2 x + s e, log s AR(1) (half-life 3 s, sd .5), forecast .15 x; 110 blocks, 400 experiments: 95 % intervals cover 92-98 %."""
     times = seconds(110)
     truth = 1 - (0.05**2 + 1) / (0.2**2 + 1)
@@ -146,7 +146,7 @@ def test_intervals_of_r2_and_hit_rate_cover():
     rng = np.random.default_rng(10**6)
     x, e = rng.normal(size=4_000_000), clustered(rng, 4_000_000)
     hit = np.mean((0.2 * x + e > 0) == (x > 0))
-    for seed in range(400):
+    for seed in range(experiments):
         rng = np.random.default_rng(seed)
         x = rng.normal(size=len(times))
         y, m = 0.2 * x + clustered(rng, len(times)), 0.15 * x
@@ -154,7 +154,9 @@ def test_intervals_of_r2_and_hit_rate_cover():
         one = blocks.interval(blocks.sums(times, np.column_stack(scores.r2_terms(y, m))), r2)
         two = blocks.ratio(times, scores.hit_rate_terms(y, m))
         covered += [one.lo <= truth <= one.hi, two.lo <= hit <= two.hi]
-    assert (covered / 400 >= 0.92).all() and (covered / 400 <= 0.98).all(), covered / 400
+    share = covered / experiments
+    print(f"{experiments} experiments: 95 % intervals of R2 and of the hit rate cover {share[0]:.3f} and {share[1]:.3f}")
+    assert (share >= lowest).all() and (share <= highest).all(), share
 
 
 def test_a_block_is_sixty_seconds():
