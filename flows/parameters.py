@@ -37,6 +37,9 @@ class ModelParameters(Parameters):
     latency_ms: Literal[0, 1, 10, 100, 1000] = Field(
         default=0, title="Latency, ms", description="How long after a decision its price is taken. Empty: 0."
     )
+    offsets: Literal["few", "all"] = Field(
+        default="few", title="Offsets", description="Judged at ten moments of the second: linear and ridge_reference, or all (minutes)."
+    )
 
 
 def _in_order(parameters: Any) -> Any:

@@ -59,7 +59,7 @@ def run_dag(name: str, dataset: Dataset, params: ModelParameters, newest: StepRe
         fits = fit_all(kinds, dataset, built, params)
     heads = fit_heads(kinds, dataset, built, fits)
     plan = assemble(kinds, dataset, built, fits, heads)
-    offsets = judge_offsets(dataset, built, fits)
+    offsets = judge_offsets(dataset, built, fits, every=params.offsets == "all")
     judged = judge(dataset, built, fits, heads, plan, find_truth(dataset), offsets)
     release = write_release(dataset, fits, heads, plan, judged)
     run = track(name, params.model_dump(mode="json"), dataset, built, fits, judged, release)

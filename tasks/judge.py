@@ -52,11 +52,13 @@ def fit_heads(kinds: list[str], dataset: Dataset, built: dict[int, StepRef], fit
             for day in calendar.sessions(blocks):
                 panel = open_panel(dataset, built, day)
                 assert panel.rows is not None and panel.label_end is not None
-                out_of_fold = told(panel, calendar, {kind: spoken(fits[kind], day)})
                 marked = training_rows(calendar, day, panel.as_of, panel.label_end, blocks) & panel.rows
-                own = replace(panel, rows=marked)
-                mean = np.ascontiguousarray(out_of_fold.base[kind][:, :, fits[kind]["final"].facts["outputs"].index("mean_bps")])
-                rows.append((own, mean, out_of_fold.base_ready[kind]))
+                mean, ready = np.zeros(panel.valid.shape), np.zeros(panel.valid.shape, bool)
+                if said := spoken(fits[kind], day):
+                    heard = told(panel, calendar, {kind: said})
+                    mean = np.ascontiguousarray(heard.base[kind][:, :, fits[kind]["final"].facts["outputs"].index("mean_bps")])
+                    ready = heard.base_ready[kind]
+                rows.append((replace(panel, rows=marked), mean, ready))
             head, report = Head.fit(rows)
             t1[kind] = report.facts["max_train_t1"]
             (room.out / kind).mkdir()

@@ -18,6 +18,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Epochs of the Transformer and the GNN.")] = None,
     seed: Annotated[int, typer.Option(help="Of every random draw of the fits.")] = 0,
     latency_ms: Annotated[int, typer.Option(help="0, 1, 10, 100 or 1000: how long after a decision its price is taken.")] = 0,
+    offsets: Annotated[str, typer.Option(help="Judged at ten moments of the second: few (linear, ridge_reference) or all.")] = "few",
 ) -> None:
     """Train, judge and release models on stored sessions.
 
@@ -44,6 +45,7 @@ def train(
         epochs=epochs,
         seed=seed,
         latency_ms=latency_ms,
+        offsets=offsets,
     )
     refuse_absent(params.symbols, params.start, params.end)
     with watching(f"Training on {', '.join(params.symbols)}, {start} .. {end}"):

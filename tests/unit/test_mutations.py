@@ -33,11 +33,12 @@ from cift_models.models.linear import Linear
 from cift_models.models.linear.kernel import moments
 from cift_models.models.protocol import Outputs, Panel
 from cift_models.splits import STOP, TEST, BlockCalendar, Fold, level0_folds, training_rows
-from cift_models.stacking import folds
+from cift_models.stacking import HEAD_BLOCKS, folds
 from tasks.dataset import Dataset, build_session, select_data
-from tasks.fit import Assignment, Fits, fit_step
+from tasks.fit import Assignment, Fits, fit_step, spoken
 from tasks.gate import gate, read_card
 from tasks.judge import assemble, fit_heads, judge
+from tasks.offsets import judge_offsets
 from tasks.release import write_release
 from tasks.step import StepRef
 from tests.market import small_market, store_small_market
@@ -150,6 +151,29 @@ def test_the_run_as_it_is_passes_every_guard(sound: Run) -> None:
     for by_fold in sound.fits.values():
         for name, ref in by_fold.items():
             assert ref.facts["free_from"] <= calendar.first(STOP if name == "final" else int(name[1:]))
+
+
+def test_a_head_learns_the_activity_of_sessions_in_which_its_model_never_spoke(sound: Run, forget) -> None:
+    """The ensemble of several sessions: its one out-of-fold block may lie in the last of those that teach heads."""
+    forget("steps/heads")
+    calendar = sound.dataset.get_calendar()
+    late = {"linear": {name: sound.fits["linear"][name] for name in ("k5", "final")}}
+    silent = [day for day in calendar.sessions(HEAD_BLOCKS) if not spoken(late["linear"], day)]
+    assert silent, "every session has a row of b5 or later"
+    heads = fit_heads.fn(["linear"], sound.dataset, sound.built, late)
+    facts = orjson.loads((heads.directory / "heads.json").read_bytes())["linear"]["facts"]
+    assert all(0 < facts["rows"][symbol] < facts["rows_of_activity"][symbol] for symbol in facts["rows"])
+
+
+def test_all_that_forecast_are_judged_at_other_moments_where_that_is_asked(sound: Run, forget) -> None:
+    forget()
+    few, every = (
+        orjson.loads((judge_offsets.fn(sound.dataset, sound.built, sound.fits, every).directory / "offsets.json").read_bytes())
+        for every in (False, True)
+    )
+    symbol = next(iter(every))
+    assert list(few[symbol]) == ["linear"] and set(every[symbol]) == {"linear", "hawkes"}
+    assert every[symbol]["linear"]["offsets"] == few[symbol]["linear"]["offsets"]
 
 
 # 1. A shuffled split.
