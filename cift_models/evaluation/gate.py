@@ -14,9 +14,9 @@ own run. Both are held against the same moves: rows by as_of, both ready. Every 
                  shifted in time by 10 minutes or more
     latency      there, the measured latency is below the delay at which the timing value is gone
     calibration  on no symbol does the slope's interval miss all of [.8, 1.25], or the ECE lie beyond what models reach whose chances are
-                 off by the measured slope, at most so far, and by nothing else. Both at 1 % over all symbols, not at 5 %: a perfect model
-                 that is refused once in twenty could not be found twenty times of twenty. A margin, because a head is fitted on no more
-                 rows than judge it: its slope is never 1, and rows enough would refuse every model for it
+                 off by such a slope and by nothing else. Both at 1 % over all symbols, not at 5 %: a perfect model that is refused once
+                 in twenty could not be found twenty times of twenty. A margin, because a head is fitted on no more rows than judge it:
+                 it is never perfect, and rows enough would refuse every model for it
     alarms       no leak alarm rings
     nulls        its forecasts, as they are, are better than the rival's (the clause above) on at most 3 of 200 labels without direction
     audit        features, labels and models were audited for causality, and are clean; features and labels that the run was given are those
@@ -246,7 +246,7 @@ def _figures(pairs: Sequence[_Pair], evidence: Evidence) -> dict[str, OnSymbol]:
     p_holm = _holm_of_larger(*({symbol: one.p_value for symbol, one in told.items()} for told in (skill, gain)))
     level = 1 - CALIBRATION / max(len(parts), 1)
     slope = {symbol: _slope(data, blocks, level) for symbol, data in parts.items()}
-    near = {symbol: _near(data, slope[symbol].value, evidence.seed) for symbol, data in parts.items()}
+    near = {symbol: _near(data, evidence.seed) for symbol, data in parts.items()}
     ece = dict(zip(parts, holm([1.0 if p is None else p.p_value for p in near.values()]), strict=True))
     found = {}
     for pair in pairs:
@@ -367,12 +367,13 @@ def _slope(data: Evaluated, blocks: Blocks, level: float) -> Figure:
     return Figure.of(Estimate.absent("it gives no chances") if p is None else calibration.slope(data.as_of, data.y, p, blocks, level))
 
 
-def _near(data: Evaluated, slope: float | None, seed: int) -> calibration.PerfectModels | None:
-    """The ECE among those of models whose slope is the measured one, as far as it is near, and whose chances are else what happens."""
+def _near(data: Evaluated, seed: int) -> calibration.PerfectModels | None:
+    """The ECE among those of models whose slope is at an end of NEAR: the end at which it is less of an exception."""
     p = data.forecasts[OURS].p
     if p is None:
         return None
-    return calibration.ece_against_perfect(data.y, p, seed=seed, slope=1.0 if slope is None else min(max(slope, NEAR[0]), NEAR[1]))
+    found = [calibration.ece_against_perfect(data.y, p, seed=seed, slope=slope) for slope in NEAR]
+    return max((one for one in found if one is not None), key=lambda one: one.p_value, default=None)
 
 
 def _larger(a: float | None, b: float | None) -> float | None:

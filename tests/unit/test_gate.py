@@ -10,6 +10,7 @@ import pytest
 
 from cift_models.errors import StoreError
 from cift_models.evaluation import gate
+from cift_models.evaluation.calibration import ece_against_perfect
 from cift_models.evaluation.card import Card, Figure
 from cift_models.evaluation.causality import Leak
 from cift_models.evaluation.certificate import CertifiedRun, CheapNulls
@@ -336,6 +337,27 @@ def test_a_slope_that_is_near_enough_passes_though_rows_enough_tell_it_from_one(
     near = verdict(off(1.15), None, evidence())
     assert near.verdict == "promoted" and (near.symbols["S0"].slope.hi or 9) < 1
     assert verdict(off(1.5), None, evidence()).failed == ("calibration",)
+
+
+def test_chances_that_miss_by_little_pass_though_rows_enough_tell_them_from_perfect_ones() -> None:
+    """The sure ones are a little too sure, the others are right: no slope says it, and it is less than a slope of .8 would do."""
+    data = rows(0, "S0", count=40_000)
+
+    def bent(d: Evaluated, by: float) -> Evaluated:
+        p = the_best(d).p
+        assert p is not None
+        moves = p[:, 0] + p[:, 2]
+        q = p[:, 2] / moves
+        q = np.clip(np.where(np.abs(q - 0.5) > 0.25, q + by * np.sign(q - 0.5), q - by * np.sign(q - 0.5)), 0.01, 0.99)
+        return with_best(d, replace(the_best(d), p=np.column_stack([moves * (1 - q), p[:, 1], moves * q])))
+
+    little = bent(data, 0.02)
+    p = the_best(little).p
+    assert p is not None
+    perfect = ece_against_perfect(little.y, p, draws=300)
+    assert perfect is not None and perfect.p_value < 0.01
+    assert verdict(contender({"S0": little}), None, evidence()).verdict == "promoted"
+    assert "calibration" in verdict(contender({"S0": bent(data, 0.12)}), None, evidence()).failed
 
 
 def test_under_thirty_blocks_nothing_is_known_and_nothing_promoted() -> None:
