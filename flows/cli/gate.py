@@ -63,20 +63,27 @@ def _stands(card: Card) -> bool:
 
 
 def _print(card: Card, number: int) -> None:
+    from cift_models.evaluation.marginal import STACK
+    from flows.cli.terminal import say
+
     rival = f"{card.champion.release[:12]}, which is served" if card.champion.release else f"{card.champion.model} of its own run"
     print(f"Run {number}, release {(card.challenger.release or '')[:12]} ({card.challenger.model}) against {rival}")
     print(f"{card.verdict.capitalize()}:")
     for reason in card.reasons:
-        print(f"  - {reason}")
+        say(reason, 4, "  - ")
+    kept = [name for name in card.clauses if name not in card.failed]
+    nulls = f" Better on {card.nulls.promoted} of {card.nulls.n} labels without direction." if card.nulls else ""
+    say(f"Clauses kept, {len(kept)} of {len(card.clauses)}: {', '.join(kept) or 'none'}.{nulls}", 2)
     print("Gains over the rival, 95 % intervals (R2; nats a move; bps a parent order):")
     for symbol, one in card.symbols.items():
         p = "unknown" if one.p_holm is None else f"{one.p_holm:.2g}"
-        print(f"  {symbol:<10} {one.rows:>7,} rows  R2 {_text(one.r2_gain)}, p {p}; direction {_text(one.direction_gain)}; "
-              f"timing {_text(one.timing_gain)}")  # fmt: skip
+        gains = f"R2 {_text(one.r2_gain)}, p {p}; direction {_text(one.direction_gain)}; timing {_text(one.timing_gain)}"
+        say(gains, 27, f"  {symbol:<10} {one.rows:>7,} rows  ")
     if card.switches:
-        print("Models of its stack, credited or not (a statement: what was judged is served as it is):")
-    for model, switch in card.switches.items():
-        print(f"  {model:<12} {switch.switch:<3} {switch.reason}")
+        say("Models of its stack, credited or not (a statement: what was judged is served as it is):", 2)
+    for model in sorted(card.switches, key=lambda name: STACK.index(name) if name in STACK else len(STACK)):
+        switch = card.switches[model]
+        say(switch.reason, 19, f"  {model:<12} {switch.switch:<3} ")
     print(f"Size: {card.size.one_sided:.2%} one-sided, {card.size.over}.")
     if card.verdict == "promoted":
         print(f"Serve it: cift promote {(card.challenger.release or '')[:12]}")

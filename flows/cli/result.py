@@ -12,7 +12,7 @@ def show(run: Run) -> None:
     """Print the result of a training run."""
     import orjson
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from cift_models.errors import NotStored
     from cift_models.evaluation.report import table_for_terminal
@@ -27,7 +27,9 @@ def show(run: Run) -> None:
     metrics = orjson.loads((judged.directory / "metrics.json").read_bytes())
     for symbol in metrics["symbols"]:
         header, *rows = table_for_terminal(metrics, symbol)
-        table = Table(*header, title=f"{symbol}: {metrics['rows'][symbol]:,} test rows", title_justify="left")
+        # A model is known by its whole name: "strong_line…" could be two of them.
+        names = Column(header[0], min_width=max((len(row[0]) for row in rows), default=0))
+        table = Table(names, *header[1:], title=f"{symbol}: {metrics['rows'][symbol]:,} test rows", title_justify="left")
         for row in rows:
             table.add_row(*row)
         console.print(table)

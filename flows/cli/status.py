@@ -132,10 +132,14 @@ def _verdict(read: Callable[[str], Card | None], name: str) -> dict[str, str] | 
 
 
 def _say(title: str, lines: list[str], total: int = 0) -> None:
+    from flows.cli.terminal import say
+
     more = f" (the last {len(lines)} of {total})" if total > len(lines) else ""
-    print(f"{title:<11} {lines[0] if lines else 'none'}{more}")
-    for line in lines[1:]:
-        print(f"{'':<11} {line}")
+    for i, line in enumerate(lines or ["none"]):
+        one, *below = line.split("\n")
+        say(f"{one}{'' if i else more}", 14, f"{'' if i else title:<11} ")
+        for said in below:
+            say(said.lstrip(), 16, " " * (len(said) - len(said.lstrip())))
 
 
 def _days(one: dict[str, Any]) -> str:
@@ -144,7 +148,7 @@ def _days(one: dict[str, Any]) -> str:
 
 
 def _run(run: dict[str, Any]) -> str:
-    days = f"{run['days'][0]} .. {run['days'][-1]}"
+    days = str(run["days"][0]) if len(run["days"]) == 1 else f"{run['days'][0]} .. {run['days'][-1]}"
     what = f"{run['number']} {run['flow']}: {', '.join(run['symbols'])}, {days}, finished {run['finished']}, release {run['release'][:12]}"
     return what + _judged(run)
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def say(text: str, indent: int = 0, first: str = "") -> None:
+    """Print `first` and a text; on a terminal, or where COLUMNS says a width, folded at words and indented.
+
+    Intervals and commands stay whole. Where the output goes elsewhere, a line stays a line: it is searched, not read.
+    """
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS")):
+        print(first + text)
+        return
+    # A space that textwrap does not fold at, within brackets and commands and before a per cent sign.
+    held = re.sub(r"\[[^\[\]]*\]|`[^`]*`|\d %", lambda found: found[0].replace(" ", "\xa0"), text)
+    width = max(shutil.get_terminal_size().columns, indent + 40)
+    lines = textwrap.wrap(held, width, initial_indent=first, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    print("\n".join(lines).replace("\xa0", " ") if lines else first)
 
 
 @contextmanager

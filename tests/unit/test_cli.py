@@ -214,6 +214,23 @@ def test_what_nobody_expected_is_one_line_and_a_traceback_in_a_file(tmp_path: Pa
     assert "Traceback" in log.read_text() and "KeyError" in log.read_text()
 
 
+def test_a_line_is_folded_where_a_width_is_known(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.cli.terminal import say
+
+    text = (
+        "adds: AAPL R2 gain in [+0.0136, +0.0216]; AMZN R2 gain in [-0.0070, +0.0150] at 95 %; GOOG, which says: `cift certify` makes one"
+    )
+    monkeypatch.setenv("COLUMNS", "62")
+    say(text, 6, "  - ")
+    folded = capsys.readouterr().out.splitlines()
+    assert len(folded) == 3 and max(map(len, folded)) <= 62 and all(line.startswith(" " * 6) for line in folded[1:])
+    assert all(line.count("[") == line.count("]") and line.count("`") % 2 == 0 and "%" not in line[:7] for line in folded)
+    assert " ".join(line.strip() for line in folded) == f"- {text}"
+    monkeypatch.delenv("COLUMNS")
+    say(text, 6, "  - ")
+    assert capsys.readouterr().out == f"  - {text}\n"
+
+
 def test_a_long_message_is_cut_and_its_hint_is_kept() -> None:
     text = words(CiftError("\n".join(f"line {i}" for i in range(40)), hint="Do this.\nThen that."))
     assert len(text.splitlines()) == MOST_LINES and text.startswith("cift: line 0\n") and text.endswith("Then that.")
