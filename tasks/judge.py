@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,7 @@ def judge(
             judged,
             rows,
             title="CIFT evaluation",
-            subtitle=f"{', '.join(pipeline.universe.symbols)}, sessions {dataset.days[0]} .. {dataset.days[-1]}",
+            subtitle=f"{', '.join(pipeline.universe.symbols)}, {_spelt(dataset.days)}",
             zone=CALENDARS[pipeline.universe.instruments[0].calendar].zone,
             truth=found,
             regimes=regime_strips(pipeline, sessions, calendar, facts),
@@ -217,6 +218,12 @@ def judge(
         "latency_ns": dataset.latency_ns, "truth": truth, "offsets": offsets,
     }  # fmt: skip
     return step("judge", inputs, run)
+
+
+def _spelt(days: list[int]) -> str:
+    """Session days of a reader: "2012-06-21", or "2012-06-21 to 2012-06-25 (3 sessions)"."""
+    first, last = (date.fromisoformat(str(day)).isoformat() for day in (days[0], days[-1]))
+    return first if len(days) == 1 else f"{first} to {last} ({len(days)} sessions)"
 
 
 def stack_of(
