@@ -235,6 +235,12 @@ def by_half_hour(data: Evaluated, model: str, zone: str = "UTC") -> tuple[list[s
     return labels, np.array(values), np.array(errors)
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of regimes, numbered where two states have one name: ["quiet 1", "wild", "quiet 2"]."""
+    names = list(names)
+    return [f"{name} {names[: k + 1].count(name)}" if names.count(name) > 1 else name for k, name in enumerate(names)]
+
+
 def by_regime(
     data: Evaluated, model: str, as_of: NDArray[np.int64], p: NDArray[np.float64], names: Sequence[str]
 ) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
@@ -249,15 +255,13 @@ def by_regime(
     known = (as_of[at] == data.as_of) & (p[at].sum(axis=1) > 0) & forecast.ready
     state = p[at].argmax(axis=1)
     labels, values, errors = [], [], []
-    for k, name in enumerate(names):
+    for k, name in enumerate(told_apart(names)):
         rows = known & (state == k)
         if not data.y[rows].any():
             continue
         blocks = Blocks([data.as_of[rows]], draws=1)
         sums = blocks.sums(data.as_of[rows], np.column_stack(scores.r2_terms(data.y[rows], forecast.mean_bps[rows])))
-        # Two states can have one name ("quiet"): their number tells them apart.
-        told = f"{name} {k + 1}" if list(names).count(name) > 1 else name
-        labels.append(f"{told}, {int(rows.sum()):,} rows")
+        labels.append(f"{name}, {int(rows.sum()):,} rows")
         values.append(scores.r2(data.y[rows], forecast.mean_bps[rows]))
         errors.append(standard_error(sums, lambda s: 1 - s[..., 0] / s[..., 1]))
     return labels, np.array(values), np.array(errors)

@@ -23,8 +23,8 @@ INK, MUTED, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#0505
 SERIES = ("#0a0a0a", "#0b0b0b", "#0c0c0c", "#0d0d0d", "#0e0e0e", "#0f0f0f")
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", GOOD: "good", BAD: "bad"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
 
-WIDE, SQUARE = (6.4, 3.0), (4.5, 3.0)
-"""Inches; the page gives them 7 and 5 of 12 columns, so that letters and heights match."""
+WIDE, SQUARE, THIRD, FULL = (6.4, 3.0), (4.5, 3.0), (3.6, 2.7), (11.0, 2.0)
+"""Inches; the page gives them 7, 5, 4 and 12 of 12 columns, so that letters and heights match."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -132,14 +132,20 @@ def r2_by_part(
     series: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
     size: tuple[float, float] = WIDE,
 ) -> str:
-    """R2 by stretch of the day, or by regime: {model: (value[k], standard error[k])}; whiskers are 1.96 standard errors, for the eye."""
+    """R2 by stretch of the day, or by regime: {model: (value[k], standard error[k])}; whiskers are 1.96 standard errors, for the eye.
+
+    A value whose error is 0 or NaN (one block, or two alike) is drawn hollow.
+    """
 
     def draw(axes: Axes) -> None:
         places = np.arange(len(labels))
         for i, ((label, (value, error)), colour) in enumerate(zip(series.items(), SERIES, strict=False)):
             at = places + 0.18 * (i - (len(series) - 1) / 2)
             axes.vlines(at, 100 * (value - 1.96 * error), 100 * (value + 1.96 * error), color=colour, linewidth=2.4, alpha=0.4)
-            axes.plot(at, 100 * value, "o", color=colour, markersize=5, label=label)
+            # Hollow: one block has no spread, and a point without a whisker looks the surest of all.
+            bare = ~(error > 0)
+            axes.plot(at[bare], 100 * value[bare], "o", color=colour, markersize=5, fillstyle="none")
+            axes.plot(at[~bare], 100 * value[~bare], "o", color=colour, markersize=5, label=label)
         axes.axhline(0, color=INK, linewidth=0.8)
         every = max(1, len(labels) // 9)
         axes.set_xticks(places[::every], list(labels[::every]))
@@ -236,7 +242,7 @@ def regime_strip(name: str, hours: NDArray[np.float64], p: NDArray[np.float64], 
         _legend(axes)
         axes.grid(False)
 
-    return drawing(name, draw, (6.4, 2.2))
+    return drawing(name, draw, FULL)
 
 
 def kernel_curves(name: str, lag_s: NDArray[np.float64], kernels: Mapping[str, NDArray[np.float64]]) -> str:
@@ -286,19 +292,36 @@ def lead_lag_matrix(name: str, symbols: Sequence[str], weight: NDArray[np.float6
         axes.set_ylabel("follows")
         axes.grid(False)
 
-    return drawing(name, draw, SQUARE)
+    return drawing(name, draw, THIRD)
 
 
 def learning_curves(name: str, curves: Mapping[str, Sequence[float]]) -> str:
-    """Losses by epoch or iteration: {curve: values}."""
+    """Losses by epoch or iteration: {curve: values}. What all curves' names share ("stop_rmse_bps") names the axis, the rest the lines."""
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        for (label, values), colour in zip(curves.items(), SERIES, strict=False):
-            axes.plot(np.arange(1, len(values) + 1), values, "o-" if len(values) < 3 else "-", color=colour, markersize=3, label=label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        what, labels = _shared_part(list(curves))
+        for i, (label, values) in enumerate(zip(labels, curves.values(), strict=True)):
+            colour, dash = SERIES[i % len(SERIES)], ("-", "--", ":")[i // len(SERIES) % 3]
+            dots = "o" if len(values) < 3 else ""
+            axes.plot(np.arange(1, len(values) + 1), values, marker=dots, linestyle=dash, color=colour, markersize=3, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.set_xlabel("epoch or iteration")
-        _legend(axes)
+        axes.set_ylabel(what)
+        if len(labels) > 1:
+            _legend(axes)
 
-    return drawing(name, draw, SQUARE)
+    return drawing(name, draw, THIRD)
+
+
+def _shared_part(names: Sequence[str]) -> tuple[str, list[str]]:
+    """("stop rmse bps", ["AAPL", "AMZN"]) of ["AAPL_stop_rmse_bps", "AMZN_stop_rmse_bps"]: words at one end that all names have."""
+    words = [name.split("_") for name in names]
+    if len(words) == 1:
+        return " ".join(words[0]), [names[0]]
+    shortest = min(map(len, words), default=1) - 1
+    front = next((k for k in range(shortest, 0, -1) if len({tuple(w[:k]) for w in words}) == 1), 0)
+    back = 0 if front else next((k for k in range(shortest, 0, -1) if len({tuple(w[-k:]) for w in words}) == 1), 0)
+    what = words[0][:front] if front else words[0][len(words[0]) - back :]
+    return " ".join(what), [" ".join(w[front : len(w) - back]) for w in words]

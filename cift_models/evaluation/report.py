@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from cift_models.errors import DataError
 from cift_models.evaluation import backtest, calibration, plots
 from cift_models.evaluation.evaluated import Evaluated
-from cift_models.evaluation.metrics import METRICS, MODELS, by_half_hour, by_regime
+from cift_models.evaluation.marginal import CREDIT
+from cift_models.evaluation.metrics import METRICS, MODELS, by_half_hour, by_regime, told_apart
 from cift_models.splits import STOP, TEST, BlockCalendar
 
 PREFERRED = ("ensemble", "meta_learner", "linear")
@@ -95,9 +96,7 @@ def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
             pair = metrics["paired"][symbol][model]
             gain = pair["r2_gain"]
             tone = "neutral" if gain["lo"] is None or gain["lo"] <= 0 <= gain["hi"] else "good" if gain["lo"] > 0 else "bad"
-            lines.append(
-                Verdict(symbol, tone, f"{model} is {pair['text']}." if gain["lo"] is not None else f"{pair['text'].capitalize()}.")
-            )
+            lines.append(Verdict(symbol, tone, _beside(model, pair["text"], gain)))
         lines += _chances(symbol, model, metrics["calibration"][symbol].get(model))
         lines += _money(symbol, model, figures, metrics["economics"][symbol].get(model, {}))
         lines += _left(symbol, metrics["concentration"][symbol].get(model), metrics["half_life_ms"][symbol].get(model))
@@ -121,15 +120,26 @@ def _skill(symbol: str, model: str, r2: Mapping[str, Any]) -> Verdict:
     return Verdict(symbol, "neutral", f"{model} shows no skill that these rows can prove: {value} ({band}).")
 
 
+def _beside(model: str, text: str, gain: Mapping[str, Any]) -> str:
+    """Model against reference, in points of the R2 that stands above it: a reader compares the two."""
+    if gain["lo"] is None:
+        return f"{text.capitalize()}."
+    value, low, high = (100 * gain[end] for end in ("value", "lo", "hi"))
+    return f"{model} is {text.split(':')[0]}: {value:+.2f} points of R2 (95 %: {low:+.2f} to {high:+.2f})."
+
+
 def _chances(symbol: str, model: str, found: Mapping[str, Any] | None) -> list[Verdict]:
     if found is None or found["passes"] is None:
         return []
     slope = found["slope"]
-    text = f"calibration slope {slope['value']:.2f} ({slope['lo']:.2f} to {slope['hi']:.2f}), ECE {found['ece']:.3f}"
+    text = f"calibration slope {slope['value']:.2f} (95 %: {slope['lo']:.2f} to {slope['hi']:.2f}), ECE {found['ece']:.3f}"
     text += f" against {found['point_99']:.3f} at the 99 % point of perfect models"
     if found["passes"] and slope["lo"] <= 0:
         return [Verdict(symbol, "neutral", f"Too little direction to judge its calibration: {text}.")]
-    return [Verdict(symbol, "good" if found["passes"] else "bad", ("Calibrated: " if found["passes"] else "Not calibrated: ") + text + ".")]
+    if found["passes"]:
+        return [Verdict(symbol, "good", f"Calibrated: {text}.")]
+    why = "chances too shy" if slope["lo"] > 1 else "chances too sure" if slope["hi"] < 1 else "ECE too great"
+    return [Verdict(symbol, "bad", f"Not calibrated, {why}: {text}.")]
 
 
 def _money(symbol: str, model: str, figures: Mapping[str, Any], economics: Mapping[str, Any]) -> list[Verdict]:
@@ -148,6 +158,8 @@ def _money(symbol: str, model: str, figures: Mapping[str, Any], economics: Mappi
         lines.append(
             Verdict(symbol, "bad" if profit else "neutral", text + (": a profit at 1 s is a bug until proved." if profit else "."))
         )
+    elif count == 0 and "rule" in economics:
+        lines.append(Verdict(symbol, "neutral", "It takes no liquidity: no forecast passes its threshold (0 round trips)."))
     return lines
 
 
@@ -287,10 +299,11 @@ def _truth_table(truth: Sequence[TruthRow]) -> str:
     )
 
 
-def _figure(title: str, svg: str, note: str = "", wide: bool = False) -> str:
-    kind = ' class="wide"' if wide else ""
+def _figure(title: str, svg: str, note: str = "", width: str = "") -> str:
+    """width: "third", "wide" or "full" of the page; else what a wide one leaves."""
+    kind = f' class="{width}"' if width else ""
     caption = f"<p>{escape(note)}</p>" if note else ""
-    return f"<figure{kind}><figcaption><h3>{escape(title)}</h3>{caption}</figcaption>{svg}</figure>"
+    return f'<figure{kind}><figcaption><h3>{escape(title)}</h3>{caption}</figcaption><div class="drawn">{svg}</div></figure>'
 
 
 def _drawn_models(metrics: Mapping[str, Any], symbol: str, model: str | None) -> list[str]:
@@ -328,7 +341,7 @@ def _figures(
         out.append(_figure("How fast it dies", plots.delay_decay(f"{symbol}-delay", decay), "The same forecasts, judged on later moves."))
     if bars:
         svg = plots.r2_bars(f"{symbol}-r2", bars, shown)
-        out.append(_figure("Skill by model", svg, "R² against a forecast of no move, with 95 % block intervals.", wide=True))
+        out.append(_figure("Skill by model", svg, "R² against a forecast of no move, with 95 % block intervals.", "wide"))
     return out
 
 
@@ -354,7 +367,7 @@ def _timing(metrics: Mapping[str, Any], symbol: str, model: str | None) -> list[
     note = f"What a patient order saves against a 10-s TWAP by waiting for {model}, with 95 % intervals."
     if sizes.get("median_lots") is not None:
         note += f" Where it crosses, the touch shows {sizes['median_lots']:,.0f} lots (median)."
-    return [_figure("What its timing is worth", svg, note, wide=True)]
+    return [_figure("What its timing is worth", svg, note, "wide")]
 
 
 def _by_regime(symbol: str, data: Evaluated, shown: Sequence[str], regimes: Regimes | None) -> list[str]:
@@ -378,7 +391,9 @@ def _by_half_hour(symbol: str, data: Evaluated, shown: Sequence[str], zone: str)
         return []
     series = {name: _aligned(labels, *found) for name, found in halves.items()}
     svg = plots.r2_by_part(f"{symbol}-half-hour", labels, series)
-    return [_figure("Skill by half-hour", svg, f"Times in {zone}. Shown, never gated.", wide=True)]
+    bare = any((~(error[~np.isnan(value)] > 0)).any() for value, error in series.values())
+    note = f"Times in {zone}. Shown, never gated.{' Hollow: too short for an interval.' if bare else ''}"
+    return [_figure("Skill by half-hour", svg, note, "wide")]
 
 
 def _aligned(
@@ -407,7 +422,7 @@ def _equity(symbol: str, model: str | None, data: Evaluated) -> list[str]:
         "after half-spread and fees": (at, np.cumsum(trades.net_bps[order])),
     }
     note = f"{len(trades):,} round trips of {model} at the touch, cumulated by time of exit."
-    return [_figure("Taking liquidity", plots.equity_curve(f"{symbol}-equity", hours, curves), note, wide=True)]
+    return [_figure("Taking liquidity", plots.equity_curve(f"{symbol}-equity", hours, curves), note, "wide")]
 
 
 def render(
@@ -449,8 +464,8 @@ def render(
             figures.append(_figure("Order arrivals excite each other", svg, "Hawkes kernels."))
         for strip in (r for r in regimes if r.symbol == symbol):
             hours = (strip.as_of - strip.as_of[0]) / 3.6e12
-            svg = plots.regime_strip(f"{symbol}-regimes", hours, strip.p, strip.names)
-            figures.append(_figure("Regimes", svg, "Filtered: each instant knows its past only.", wide=True))
+            svg = plots.regime_strip(f"{symbol}-regimes", hours, strip.p, told_apart(strip.names))
+            figures.append(_figure("Regimes", svg, "Filtered: each instant knows its past only.", "full"))
         body.append(
             f'<section id="{escape(symbol)}"><h2>{escape(symbol)}</h2><p class="lede">{metrics["rows"][symbol]:,} test rows. '
             f"Intervals are 95 %, from 60-s blocks; rest the pointer on a dash for its reason.</p>"
@@ -491,12 +506,62 @@ def _verdict(card: Mapping[str, Any] | None) -> str:
     if card is None:
         return _UNJUDGED
     promoted = card["verdict"] == "promoted"
-    reasons = "".join(f"<li>{escape(_typeset(str(reason)))}</li>" for reason in card["reasons"])
     tone, meaning = ("good", "it may be served") if promoted else ("bad", "what was served stays")
+    reasons = "".join(f'<li class="{tone}">{_marked(str(reason))}</li>' for reason in card["reasons"])
     return (
         f'<section class="verdict {tone}"><h2><span class="{tone}">{escape(str(card["verdict"]).capitalize())}</span>'
-        f"<small>{meaning}</small></h2><ul>{reasons}</ul></section>"
+        f"<small>{meaning}</small></h2>{_contenders(card)}<ul>{reasons}</ul>{_clauses(card)}</section>"
     )
+
+
+def _marked(text: str) -> str:
+    """A reason with its commands set as such."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(_typeset(text)))
+
+
+def _contenders(card: Mapping[str, Any]) -> str:
+    if "challenger" not in card:
+        return ""
+    ours, rival = card["challenger"], card["champion"]
+    said = f"{rival['model']} of {rival['release'][:12]}, which is served" if rival["release"] else f"{rival['model']} of its own run"
+    who = f"{ours['model']} of release {ours['release'][:12]}" if ours["release"] else ours["model"]
+    return f'<p class="lede">{escape(who)} against {escape(said)}</p>'
+
+
+_ASKED = {
+    "rows": "the same for both, none learned from",
+    "better": "than the rival and than nothing, on a symbol",
+    "worse": "in R² on no symbol",
+    "direction": "worse on no symbol",
+    "timing": "worse on no symbol",
+    "economics": "timing beats that of shifted forecasts",
+    "latency": "quicker than its timing lasts",
+    "calibration": "slope within reach of 0.8 to 1.25, ECE too",
+    "alarms": "none rings",
+    "nulls": "better on hardly any label without direction",
+    "audit": "nothing knows its future",
+    "code": "the one that made it judges it",
+    "certificate": "the judge is proved, as it is",
+}
+"""What each clause of the gate asks, in a line; gate.py has them whole."""
+
+
+def _clauses(card: Mapping[str, Any]) -> str:
+    """Every clause, kept or not, in the gate's order: one reason alone does not say what else was asked."""
+    kept = card.get("clauses", {})
+    if not kept:
+        return ""
+    nulls = card.get("nulls")
+    counted = {"nulls": f"better on {nulls['promoted']} of {nulls['n']} labels without direction"} if nulls else {}
+    items = []
+    for name in (*(n for n in _ASKED if n in kept), *(n for n in kept if n not in _ASKED)):
+        tone, sign, word = ("good", "✓", "kept") if kept[name] else ("bad", "✗", "not kept")
+        asked = counted.get(name, _ASKED.get(name, ""))
+        items.append(
+            f'<li class="{"kept" if kept[name] else "failed"}"><span class="{tone}" role="img" aria-label="{word}">{sign}</span>'
+            f"<b>{escape(name)}</b> {escape(asked)}</li>"
+        )
+    return f'<p class="lede count">{sum(kept.values())} of {len(kept)} clauses kept</p><ul class="clauses">{"".join(items)}</ul>'
 
 
 def _calendar(calendar: BlockCalendar, zone: str) -> str:
@@ -532,7 +597,7 @@ def _marginal_table(metrics: Mapping[str, Any], symbol: str) -> str:
             continue
         tone = " good" if row["text"].startswith("adds:") else " bad" if row["text"].startswith("takes") else ""
         word = row["text"].split(":")[0]
-        over = ", ".join(row["over"]) or "no forecast"
+        over = ", ".join(name for name, _ in _ordered(dict.fromkeys(row["over"]))) or "no forecast"
         live, fit = row["live_ms"], row["fit_minutes"]
         costs = [
             f'<td class="none" title="{escape(row.get("cost_reason", ""))}">–</td>' if value is None else f"<td>{value:,.{digits}f}</td>"
@@ -554,20 +619,40 @@ def _marginal_table(metrics: Mapping[str, Any], symbol: str) -> str:
 
 
 def _switches(metrics: Mapping[str, Any]) -> str:
-    """Which models are credited, and why: one line each, for all symbols."""
-    rows = [
-        f'<tr><th scope="row">{escape(model)}</th><td class="word{" good" if one["switch"] == "on" else ""}"><b>{one["switch"]}</b></td>'
-        f'<td class="said">{escape(_typeset(one["reason"]))}</td></tr>'
-        for model, one in _ordered(metrics["switches"])
-    ]
+    """Which models are credited, and why: one row each, the gains of every symbol beside the word."""
+    symbols, rows = list(metrics["symbols"]), []
+    for model, one in _ordered(metrics["switches"]):
+        word = one["reason"].split(": ")[0]
+        cells = "".join(_gains(metrics["marginal"][symbol][model]) for symbol in symbols)
+        tone = " good" if one["switch"] == "on" else ""
+        rows.append(
+            f'<tr><th scope="row">{escape(model)}</th><td class="word{tone}"><b>{one["switch"]}</b></td>'
+            f'<td class="said">{escape(_typeset(word))}</td>{cells}</tr>'
+        )
     if not rows:
         return ""
+    head = "".join(f"<th>{escape(symbol)}</th>" for symbol in symbols)
     return (
         '<section><h2>Which models are credited</h2><p class="lede">On: it adds to the stack that has not read it, on some symbol beyond '
-        "noise, and takes away on none; a network is above strong_linear, too. Off is a statement: what was judged is served as it is, and "
-        'the weights that it has were chosen before the test.</p><div class="scroll"><table class="narrow"><thead><tr><th>model</th>'
-        f'<th class="word">switch</th><th class="word">why</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
+        f"noise (p at most {CREDIT:g}), and takes away on none; a network is above strong_linear, a line with a longer memory of trades, "
+        "too. Off is a statement: what was judged is served as it is, and the weights that it has were chosen before the test. "
+        'Gains are 95 % intervals, of R² and of direction in nats a move.</p><div class="scroll"><table><thead><tr><th>model</th>'
+        f'<th class="word">switch</th><th class="word">why</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></section>'
     )
+
+
+def _gains(row: Mapping[str, Any]) -> str:
+    """One model on one symbol: its gains of R2, of direction, of a network over the strong line; coloured where 0 is left out."""
+    lines = []
+    for name, key in (("R²", "r2_gain"), ("direction", "direction_gain"), ("over strong_linear", "over_strong")):
+        gain = row[key]
+        if gain["lo"] is not None:
+            tone = ' class="good"' if gain["lo"] > 0 else ' class="bad"' if gain["hi"] < 0 else ""
+            band = f"{gain['lo']:+.4f} … {gain['hi']:+.4f}".replace("-", "−")
+            lines.append(f"<div><i>{name}</i> <span{tone}>{band}</span></div>")
+    if not lines:
+        return f'<td class="none" title="{escape(row["r2_gain"].get("reason") or "no interval")}">–</td>'
+    return f'<td class="gains">{"".join(lines)}</td>'
 
 
 def _moments(offsets: Mapping[str, Mapping[str, Any]]) -> list[Verdict]:
@@ -613,11 +698,11 @@ def _shared(lead_lag: LeadLag | None, curves: Mapping[str, Mapping[str, Sequence
         clear = None if lead_lag.lo is None or lead_lag.hi is None else (lead_lag.lo > 0) | (lead_lag.hi < 0)
         svg = plots.lead_lag_matrix("lead-lag", lead_lag.symbols, lead_lag.weight, clear)
         note = "The column's symbol leads the row's." + (" Bold: the interval excludes 0." if clear is not None else "")
-        figures.append(_figure("Who leads whom", svg, note))
+        figures.append(_figure("Who leads whom", svg, note, "third"))
     for model, values in curves.items():
         values = {name: list(v) for name, v in values.items() if len(v)}
         if values:
-            figures.append(_figure(f"Learning: {model}", plots.learning_curves(f"learning-{model}", values)))
+            figures.append(_figure(f"Learning: {model}", plots.learning_curves(f"learning-{model}", values), width="third"))
     return f'<section><h2>Across symbols</h2><div class="figures">{"".join(figures)}</div></section>' if figures else ""
 
 
@@ -638,9 +723,9 @@ _PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark"><title>{title}</title>
 <style>
 :root { --page: #f6f6f4; --card: #ffffff; --ink: #1b1d20; --muted: #666c73; --line: #e2e3e0; --good: #197a4b; --bad: #bf2f2f;
-  --wash: #f1f4fb; --s0: #2759d8; --s1: #d2700c; --s2: #0e8a83; --s3: #8047c2; --s4: #b3365c; --s5: #6d7a13; }
+  --wash: #f1f4fb; --shade: rgb(0 0 0 / .18); --s0: #2759d8; --s1: #d2700c; --s2: #0e8a83; --s3: #8047c2; --s4: #b3365c; --s5: #6d7a13; }
 @media (prefers-color-scheme: dark) { :root { --page: #121416; --card: #1a1d20; --ink: #e9eaec; --muted: #9aa1a8; --line: #2e3237;
-  --good: #4cc38a; --bad: #f0706b; --wash: #1e2636;
+  --good: #4cc38a; --bad: #f0706b; --wash: #1e2636; --shade: rgb(255 255 255 / .2);
   --s0: #7aa2ff; --s1: #f2a04d; --s2: #4cc4bb; --s3: #b892f0; --s4: #f0839f; --s5: #b9c653; } }
 *, *::before { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
@@ -667,6 +752,7 @@ li.neutral::before { background: none; border: 2px solid var(--muted); }
 li.good::before { background: var(--good); } li.bad::before { background: var(--bad); border-radius: 2px; }
 section { margin-top: 20px; }
 .scroll { overflow-x: auto; margin: 14px -20px 0; padding: 0 20px; }
+.gains { font-size: 12px; line-height: 1.45; } .gains i { font-style: normal; color: var(--muted); margin-right: 4px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; }
 thead th { color: var(--muted); font-weight: 500; font-size: 12px; vertical-align: bottom; line-height: 1.25;
   border-bottom: 1px solid var(--line); }
@@ -675,7 +761,7 @@ th:first-child { text-align: left; padding-left: 0; } thead th { white-space: no
 tbody th { font-weight: 500; } tbody tr + tr > * { border-top: 1px solid var(--line); }
 td b { font-weight: 500; } td small { display: block; color: var(--muted); font-size: 11px; line-height: 1.3; font-weight: 400; }
 .none { color: var(--muted); cursor: help; } td.word, th.word, td.said { text-align: left; }
-td.said { white-space: normal; min-width: 22em; }
+td.said { white-space: normal; min-width: 11em; }
 tr.lead > * { background: var(--wash); } tr.lead > th, tr.lead td b { font-weight: 650; }
 tr.lead > th:first-child { box-shadow: -20px 0 0 var(--wash); }
 tr.lead > td:last-child { box-shadow: 20px 0 0 var(--wash); }
@@ -684,6 +770,7 @@ tr.base > th { font-style: italic; }
 .figures { display: grid; grid-template-columns: repeat(12, 1fr); gap: 28px 32px; margin-top: 26px;
   grid-auto-flow: dense; }
 figure { margin: 0; grid-column: span 5; min-width: 0; } figure.wide { grid-column: span 7; }
+figure.third { grid-column: span 4; } figure.full { grid-column: 1 / -1; }
 figcaption { font-size: 13px; margin-bottom: 8px; }
 .plot { width: 100%; height: auto; display: block; } .plot text { font-family: inherit !important; }
 details { margin-top: 22px; } summary { cursor: pointer; color: var(--muted); font-size: 13.5px; }
@@ -691,6 +778,13 @@ footer { color: var(--muted); font-size: 13px; margin-top: 24px; max-width: 80ch
 .verdict { margin: 0 0 20px; border-width: 2px; border-left-width: 8px; } .verdict.good { border-color: var(--good); }
 .verdict.bad { border-color: var(--bad); } .verdict h2 { font-size: 24px; } .verdict ul { color: var(--ink); font-size: 15px; }
 .verdict h2 small { font-size: 14px; font-weight: 400; color: var(--muted); margin-left: 10px; }
+.verdict .count { margin-top: 14px; border-top: 1px solid var(--line); padding-top: 12px; font-size: 13.5px; }
+.verdict .clauses { grid-template-columns: repeat(auto-fill, minmax(310px, 1fr)); gap: 4px 24px; margin-top: 6px; font-size: 13px;
+  color: var(--muted); }
+.clauses li { color: inherit; } .clauses li::before { display: none; } .clauses li > span { position: absolute; left: 0; font-weight: 700; }
+.clauses b { font-weight: 500; color: var(--ink); } .clauses .failed b { color: var(--bad); font-weight: 650; }
+code { font: .92em ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; background: var(--wash); border-radius: 4px;
+  padding: 1px 5px; }
 h3.apart { margin-top: 30px; }
 .calendar { display: grid; grid-template-columns: repeat(10, 1fr); gap: 4px; margin-top: 14px; }
 .calendar > div { border-radius: 6px; padding: 8px 9px; font-size: 12.5px; line-height: 1.35; min-width: 0; background: var(--wash);
@@ -698,8 +792,12 @@ h3.apart { margin-top: 30px; }
 .calendar .stop { border-color: var(--s1); } .calendar .test { border-color: var(--s2); }
 .calendar b, .calendar span, .calendar small { display: block; } .calendar small { color: var(--muted); font-size: 11px; }
 @media (max-width: 860px) { .figures { grid-template-columns: minmax(0, 1fr); }
-  figure, figure.wide { grid-column: 1 / -1; overflow-x: auto; }
-  figure.wide .plot { min-width: 540px; }
+  figure, figure.wide, figure.third, figure.full { grid-column: 1 / -1; }
+  .drawn { overflow-x: auto; } figure.wide .plot { min-width: 470px; } figure.full .plot { min-width: 760px; }
+  .scroll, .drawn { background: linear-gradient(to right, var(--card) 40%, transparent) left / 36px 100% no-repeat local,
+    linear-gradient(to left, var(--card) 40%, transparent) right / 36px 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) left / 12px 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 12px 100% no-repeat scroll; }
   .calendar { grid-template-columns: repeat(2, 1fr); } .top { flex-wrap: wrap; } .cards { grid-template-columns: minmax(0, 1fr); }
   main { padding: 20px 14px; } }
 @media print { body { background: none; } article, section { break-inside: avoid; } }

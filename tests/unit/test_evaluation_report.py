@@ -212,6 +212,68 @@ def test_a_page_takes_its_verdict_once_the_gate_has_spoken(built):
         report.with_card(told, card)
 
 
+def test_every_clause_is_there_kept_or_not(built):
+    clauses = {"rows": True, "nulls": True, "certificate": False, "an <unknown>": True}
+    who = {"challenger": {"model": "ensemble", "release": "ab" * 32}, "champion": {"model": "linear", "release": None}}
+    card = {"verdict": "held", "reasons": ["no certificate: `cift certify`"], "clauses": clauses, "nulls": {"n": 200, "promoted": 1}, **who}
+    page = report.render(built, card=card)
+    top = page[page.index('<section class="verdict') : page.index('<div class="cards">')]
+    assert "3 of 4 clauses kept" in top and top.count('<li class="kept">') == 3 and top.count('<li class="failed">') == 1
+    assert re.search(r'<li class="failed"><span class="bad"[^>]*>✗</span><b>certificate</b>', top) and "an &lt;unknown&gt;" in top
+    assert "better on 1 of 200 labels without direction" in top and "<code>cift certify</code>" in top
+    assert "ensemble of release abababababab against linear of its own run" in top and Outline(page).open == []
+
+
+def test_every_clause_of_the_gate_has_its_words():
+    from cift_models.evaluation import gate
+
+    stated = re.findall(r"^    (\w+) {2,}\w", gate.__doc__ or "", re.MULTILINE)
+    assert list(report._ASKED) == stated
+
+
+def test_chances_that_fail_say_how(built):
+    told = copy.deepcopy(built)
+    one = told["calibration"]["S0"]["ensemble"]
+    for slope, word in (((1.07, 1.5), "too shy"), ((0.5, 0.9), "too sure"), ((0.9, 1.2), "ECE too great")):
+        one |= {"passes": False, "slope": {"value": sum(slope) / 2, "lo": slope[0], "hi": slope[1]}}
+        (line,) = [v for v in report.verdicts(told) if v.symbol == "S0" and "alibrat" in v.text]
+        assert line.tone == "bad" and word in line.text
+
+
+def test_a_model_that_never_trades_says_so():
+    data = honest(2, b=0.3)
+    shy = replace(data.forecasts["ensemble"], rule=SignalRule(threshold_bps=1e6))
+    data = with_forecasts(data, {"linear": data.forecasts["linear"], "ensemble": shy})
+    built = metrics.build([data], draws=50)
+    assert any(v.text.startswith("It takes no liquidity") and v.tone == "neutral" for v in report.verdicts(built))
+    assert "Taking liquidity" not in report.render(built, [data])
+
+
+def test_a_gain_is_in_points_of_the_figure_above_it(built):
+    gain = built["paired"]["S0"]["ensemble"]["r2_gain"]
+    (line,) = [v.text for v in report.verdicts(built) if v.symbol == "S0" and "points of R²" in v.text]
+    assert f"{100 * gain['value']:+.2f} points of R² (95 %: {100 * gain['lo']:+.2f} to".replace("-", "−") in line
+
+
+def test_a_value_of_one_block_is_hollow():
+    def full(error):
+        svg = plots.r2_by_part("p", ["a", "b"], {"m": (np.array([0.01, 0.02]), np.array([0.01, error]))})
+        return len(re.findall(r'<use [^>]*style="fill: var\(--s0\)', svg))
+
+    # The legend's dot is one of them.
+    assert full(0.0) == full(np.nan) == full(0.01) - 1 == 2
+
+
+def test_what_curves_share_names_the_axis():
+    assert plots._shared_part(["AAPL_stop_rmse_bps", "AMZN_stop_rmse_bps"]) == ("stop rmse bps", ["AAPL", "AMZN"])
+    assert plots._shared_part(["nats_per_event_A", "nats_per_event_B"]) == ("nats per event", ["A", "B"])
+    assert plots._shared_part(["train", "valid"]) == ("", ["train", "valid"])
+    assert plots._shared_part(["objective"]) == ("objective", ["objective"])
+    assert plots._shared_part(["loss", "loss_smooth"]) == ("", ["loss", "loss smooth"])
+    many = plots.learning_curves("many", {f"S{i}_rmse": [2.0, 1.0, 0.5] for i in range(8)})
+    assert all(f">S{i}</text>" in many for i in range(8)) and "stroke-dasharray" in many
+
+
 def test_skill_by_regime_is_that_of_its_rows(data):
     early = np.arange(2400) < 900
     p = np.column_stack([early, ~early]).astype(float)
@@ -221,6 +283,7 @@ def test_skill_by_regime_is_that_of_its_rows(data):
     assert value == pytest.approx([scores.r2(data[0].y[r], mean[r]) for r in (early & ready, ~early & ready)])
     twins, _, _ = metrics.by_regime(data[0], "ensemble", data[0].as_of, p, ("quiet", "quiet"))
     assert twins == ["quiet 1, 870 rows", "quiet 2, 1,500 rows"]
+    assert metrics.told_apart(["quiet", "wild", "quiet"]) == ["quiet 1", "wild", "quiet 2"]
     unknown = metrics.by_regime(data[0], "ensemble", data[0].as_of[::2], np.zeros((1200, 2)), ("calm", "wild"))
     assert unknown[0] == []
 
@@ -241,7 +304,12 @@ def test_what_a_model_adds_is_said_with_what_it_is_added_to(data):
         and page.count('<td class="said">') == 3
         and set(built["switches"]) == {"linear", "hmm", "transformer"}
     )
-    assert all(escape(report._typeset(one["reason"])) in page for one in built["switches"].values())
+    assert all(f'<td class="said">{escape(one["reason"].split(": ")[0])}</td>' in page for one in built["switches"].values())
+    gain = built["marginal"]["S0"]["linear"]["r2_gain"]
+    tone = "good" if gain["lo"] > 0 else "bad"
+    assert (gain["lo"] > 0 or gain["hi"] < 0) and f'<span class="{tone}">{gain["lo"]:+.4f} … {gain["hi"]:+.4f}</span>'.replace(
+        "-", "−"
+    ) in page
     assert "What each model adds to the stack, and costs" in page and "<small>to no forecast</small>" in page
     assert "<td>0.004</td><td>1.50</td>" in page and Outline(page).open == []
 

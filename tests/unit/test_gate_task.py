@@ -108,7 +108,9 @@ def test_the_page_of_a_verdict_begins_with_it(home: Path, challenger: Pipeline) 
     made = judge_release.fn(data, built(data), judged(), write(home, challenger, data))
     page, card = (made.directory / "report.html").read_text(), read_card(made)
     assert "Held" in page and report._UNJUDGED not in page and card.clauses["certificate"] is False
-    assert page.count("<li>") == len(card.reasons)
+    top = page[page.index('<section class="verdict') : page.index("</section>")]
+    assert top.count('<li class="bad">') == len(card.reasons)
+    assert top.count('<li class="kept">') + top.count('<li class="failed">') == len(card.clauses) > top.count('<li class="kept">')
 
 
 def test_the_first_is_judged_against_linear_of_its_own_run_and_the_card_is_kept(home: Path, challenger: Pipeline) -> None:
