@@ -92,7 +92,7 @@ def test_no_prediction_knew_its_label(trained):
 
     frame = pl.read_parquet(next((trained / "steps/judge").glob("*/ledger.parquet")))
     assert (frame["max_train_t1"] < frame["as_of"]).all() and (frame["as_of"] <= frame["available_at"]).all()
-    assert frame["model"].n_unique() == 12
+    assert frame["model"].n_unique() == 13
 
 
 def test_the_same_command_again_does_nothing_and_ends_in_the_same_release(trained):
@@ -131,7 +131,7 @@ def test_mlflow_has_the_run_and_loads_the_release(trained):
         "children = [r for r in runs if r.data.tags.get('mlflow.parentRunId') == parents[0].info.run_id];"
         "names = {a.path for a in c.list_artifacts(parents[0].info.run_id)};"
         "assert {'metrics.json', 'report.html', 'ledger.parquet', 'data_manifest.json', 'uncommitted.diff'} <= names, names;"
-        "assert len(children) == 55, len(children);"
+        "assert len(children) == 59, len(children);"
         "m = mlflow.pyfunc.load_model('models:/cift@challenger');"
         "print(len(parents), len(children), type(m).__name__)"
     )
