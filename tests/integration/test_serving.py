@@ -134,10 +134,10 @@ def test_one_changed_weight_is_reported(service):
     linear = made.models["linear"]
     twin = type(linear).__new__(type(linear))
     twin.__dict__.update(linear.__dict__)
-    name, weights = next((n, w) for n, w in linear.weights.items() if w.dtype == np.float64 and np.abs(w).min() > 0)  # type: ignore[attr-defined]
-    changed = weights.copy()
-    changed.flat[0] = np.nextafter(changed.flat[0], np.inf)
-    twin.weights = {**linear.weights, name: changed}  # type: ignore[attr-defined]
+    changed = linear.weights["weights"].copy()  # type: ignore[attr-defined]
+    most = np.abs(changed).argmax()  # the last bit of a small one may be lost in the sum
+    changed.flat[most] = np.nextafter(changed.flat[most], np.inf)
+    twin.weights = {**linear.weights, "weights": changed}  # type: ignore[attr-defined]
     other = replace(made, models={**made.models, "linear": twin})
     session, events = second_session()
     into = comparison(**{f"_{service.get('/model').json()['release']}": other})
