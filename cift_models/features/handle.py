@@ -25,6 +25,8 @@ N_SYMBOLS, N_LEVELS, N_RING, N_TRADES, N_BINS = range(6, 11)
 """Places in a memory's table behind the addresses of symbols, book, ring, trades, bins and bin_logs."""
 N_EVENTS, N_EVENT_LEVELS = range(10, 12)
 """Places in a table of events behind the addresses of its columns (EVENT_COLUMNS)."""
+NEXT, END = 2, 3
+"""Places in a replay behind the addresses of its tables: the event to be taken next, and the one to stop before."""
 EVENT_COLUMNS = {
     "ts": np.int64, "symbol": np.int16, "kind": np.int8, "side": np.int8, "trade_px": np.int64, "trade_sz": np.int64,
     "bid_px": np.int32, "bid_sz": np.int64, "ask_px": np.int32, "ask_sz": np.int64,
@@ -112,9 +114,9 @@ def memory_at(address):
 
 
 @kernel(inline="always")
-def pair_at(address):
-    """Two addresses that lie at one."""
-    return carray(ints_at(address), (2,))
+def replay_at(address):
+    """What a replay keeps at an address: the addresses of a memory's table and of a table of events, and of the events NEXT and END."""
+    return carray(ints_at(address), (4,))
 
 
 @kernel(inline="always")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import repeat
 
 import numpy as np
 from numba import int64
@@ -21,11 +20,13 @@ from cift_models.features import activity, clock_bars, families, flows, volatili
 from cift_models.features.families import FAMILIES
 from cift_models.features.feature_set import FeatureSet
 from cift_models.features.handle import (
+    END,
     EVENT_COLUMNS,
     N_EVENT_LEVELS,
     N_EVENTS,
     N_LEVELS,
     N_SYMBOLS,
+    NEXT,
     bins_of,
     book_of,
     events_at,
@@ -40,7 +41,7 @@ from cift_models.features.handle import (
     logs_of,
     memory_at,
     memory_table,
-    pair_at,
+    replay_at,
     ring_of,
     symbol_of,
     trades_of,
@@ -49,6 +50,8 @@ from cift_models.features.memory import MAX_WINDOWS, Memory, empty, grown
 from cift_models.instruments import SECOND, Session, Universe
 
 TAKEN, FULL, REFUSED = 0, 1, 2
+STOPPED = -1
+"""What a replay's step says where it took no event."""
 
 
 class FeatureState:
@@ -236,7 +239,8 @@ def _by_symbol(symbol, first_symbol, n_symbols, first, last):
     return order, bounds
 
 
-@kernel
+# One event is taken in less time than letting go of the GIL and taking it again costs where somebody waits for it.
+@kernel(nogil=False)
 def _push(address, ts, s, kind, side, trade_px, trade_sz, book):
     table = memory_at(address)
     if s < 0 or s >= table[N_SYMBOLS] or book.shape[0] != 4 or book.shape[1] != table[N_LEVELS]:
@@ -254,19 +258,28 @@ def _take(table, s, ts, kind, side, trade_px, trade_sz, bid_px, bid_sz, ask_px, 
     return TAKEN if taken else FULL
 
 
-@kernel
-def _push_stored(address, i):
-    """Take event i; at the address lie those of a memory's table and of a table of events whose symbols the memory has."""
-    both = pair_at(address)
-    e = events_at(both[1])
-    n, n_levels = e[N_EVENTS], e[N_EVENT_LEVELS]
-    shape = (n, n_levels)
-    return _take(
-        memory_at(both[0]), carray(int16s_at(e[1]), (n,))[i], carray(ints_at(e[0]), (n,))[i],
+@kernel(nogil=False)
+def _push_next(address):
+    """Take the next event of a replay (replay_at says what lies at the address) and return its place; STOPPED behind the last one, and
+    where a ring is full (nothing of the event is applied). The place is counted here: an argument less, and nothing for Python to count.
+    """
+    replayed = replay_at(address)
+    i = replayed[NEXT]
+    if i >= replayed[END]:
+        return STOPPED
+    e = events_at(replayed[1])
+    n = e[N_EVENTS]
+    shape = (n, e[N_EVENT_LEVELS])
+    said = _take(
+        memory_at(replayed[0]), carray(int16s_at(e[1]), (n,))[i], carray(ints_at(e[0]), (n,))[i],
         np.int64(carray(int8s_at(e[2]), (n,))[i]), np.int64(carray(int8s_at(e[3]), (n,))[i]),
         carray(ints_at(e[4]), (n,))[i], carray(ints_at(e[5]), (n,))[i],
         carray(int32s_at(e[6]), shape), carray(ints_at(e[7]), shape), carray(int32s_at(e[8]), shape), carray(ints_at(e[9]), shape), i,
     )  # fmt: skip
+    if said != TAKEN:
+        return STOPPED
+    replayed[NEXT] = i + 1
+    return i
 
 
 @kernel
@@ -305,23 +318,20 @@ def replay(
         raise DataError(f"Events of symbol {int(events.symbol.max())}; the universe has {len(state.universe)}.", hint="Merge its own.")
     on_event = on_event or _nothing
     table, columns = events_table(events)  # `columns` keeps alive what the table points to
-    _push_stored.compile((int64, int64))
-    # Straight to the machine code: the arguments are two integers, and asking for their types takes half of a push.
-    push = _push_stored.get_overload((int64, int64))
-    offsets = [*step_offsets(events, as_of).tolist(), len(columns[0])]
-    for t in range(len(as_of) + 1):
-        i, end = offsets[t], offsets[t + 1]
-        while i < end:
-            addresses = np.array([state.table_address, table.ctypes.data], np.int64)
+    _push_next.compile((int64,))
+    replayed = np.array([0, table.ctypes.data, 0, 0], np.int64)
+    # Straight to the machine code: the argument is an integer, and asking for its type takes half of a push.
+    push_next = partial(_push_next.get_overload((int64,)), replayed.ctypes.data)
+    ends = [*step_offsets(events, as_of).tolist()[1:], len(columns[0])]
+    for t, end in enumerate(ends):
+        replayed[END] = end
+        while replayed[NEXT] < end:
+            replayed[0] = state.table_address
             # The loop is most of what a callback costs: nothing is asked and nothing is added in it.
-            for k, full in enumerate(map(push, repeat(addresses.ctypes.data), range(i, end)), i):
-                if full:
-                    state.memory = grown(state.memory)
-                    i = k
-                    break
-                on_event(k)
-            else:
-                i = end
+            for i in iter(push_next, STOPPED):
+                on_event(i)
+            if replayed[NEXT] < end:
+                state.memory = grown(state.memory)
         if t < len(as_of):
             x, why = state.row(int(as_of[t]))
             if on_row is not None:

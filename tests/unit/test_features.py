@@ -297,6 +297,39 @@ def test_integrated_flow_is_the_first_component_of_the_past():
         IntegratedOFI.fit(np.full((10, 3), np.nan))
 
 
+def test_a_replay_calls_back_behind_every_event_once_and_remembers_what_batch_does():
+    """Also where rings grow on the way, and for the events behind the last instant; a callback that raises ends it at its event."""
+    universe, features, session, events = stream_of(14, symbols=2, rate_hz=60)
+    as_of = np.array(session.instants(features.clock_ns), np.int64)[:-20]
+    offsets = stream.step_offsets(events, as_of)
+    assert offsets[-1] < len(events)
+    state, called = stream.start(universe, features, session), []
+    room = state.memory.ring.shape[1]
+    stream.replay(state, events, as_of, on_event=called.append, on_row=lambda t, x, why: called.append(-t))
+    want = []
+    for t, end in zip(as_of.tolist(), offsets[1:].tolist(), strict=True):
+        want += [*range(len(want) - sum(k < 0 for k in want), end), -t]
+    assert called == want + list(range(int(offsets[-1]), len(events)))
+    assert state.memory.ring.shape[1] > room
+    pushed = stream.start(universe, features, session)
+    stream.fold(pushed, universe, features, events[: int(offsets[-1])], offsets, as_of)
+    for i in range(int(offsets[-1]), len(events)):
+        e = events[i : i + 1]
+        book = np.ascontiguousarray(np.concatenate([e.bid_px, e.bid_sz, e.ask_px, e.ask_sz]), np.int64)
+        pushed.push(*(int(c[0]) for c in (e.ts, e.symbol, e.kind, e.side, e.trade_px, e.trade_sz)), book)
+    assert state.to_bytes() == pushed.to_bytes()
+
+    def stops(i: int) -> None:
+        if i == 5:
+            raise KeyboardInterrupt
+
+    state, pushed = stream.start(universe, features, session), stream.start(universe, features, session)
+    with pytest.raises(KeyboardInterrupt):
+        stream.replay(state, events, as_of[:0], stops)
+    stream.replay(pushed, events[:6], as_of[:0])
+    assert state.to_bytes() == pushed.to_bytes()
+
+
 def test_arrays_of_another_type_or_layout_are_never_read_as_if_they_were_not():
     """Kernels read memory by address: a book of int32, or a strided view, would be read as other numbers."""
     universe, features, session, events = stream_of(12)
