@@ -36,7 +36,8 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """Decorator of a kernel; `options` as njit's (inline, error_model; nogil=False where a call is too short to let others in)."""
     if function is None:
         return lambda found: kernel(found, **options)
-    dispatcher: Any = njit(**{"nogil": True, **options})(function)
+    options.setdefault("nogil", True)
+    dispatcher: Any = njit(**options)(function)
     try:
         dispatcher._cache = _Cache(function)
     except RuntimeError:  # numba found no place to write

@@ -287,6 +287,49 @@ INSTRUMENTS = Table(
     time="",
 )
 
+_BAR_END = Column("as_of", "int64", "ns", "from when the row may be used: what was received up to then is in it, nothing after")
+BARS = Table(
+    "bars",
+    (
+        _SYMBOL,
+        _BAR_END,
+        Column("since", "int64", "ns", "time of its first event"),
+        Column(
+            "open",
+            "float64",
+            "currency",
+            "first trade; without one the last before it, null before the first of a stretch",
+            nullable=True,
+        ),
+        Column("high", "float64", "currency", "highest trade, likewise", nullable=True),
+        Column("low", "float64", "currency", "lowest trade, likewise", nullable=True),
+        Column("close", "float64", "currency", "last trade, likewise", nullable=True),
+        Column("vwap", "float64", "currency", "price of its trades weighted by volume; without a trade as close", nullable=True),
+        Column("volume", "float64", "unit", "traded amount in the instrument's unit"),
+        Column("n_trades", "int64", "1", "trades"),
+        Column("n_events", "int64", "1", "events, trades among them"),
+    ),
+    key=("symbol", "as_of", "since"),
+    time="as_of",
+    each=(
+        Column("ofi_{}", "float64", "unit", "order flow imbalance of level {} (Cont, Kukanov and Stoikov 2014), in the instrument's unit"),
+        Column("z_ofi_{}", "float64", "1", "its z-score over the bars of the window up to this one"),
+    ),
+)
+"""What `cift bars` writes of a session, by level."""
+PROFILE = Table(
+    "profile",
+    (
+        _SYMBOL,
+        _BAR_END,
+        Column("price", "float64", "currency", "lowest price of the bin"),
+        Column("volume", "float64", "unit", "what traded within it in the stretch, in the instrument's unit"),
+    ),
+    key=("symbol", "as_of", "price"),
+    time="as_of",
+)
+"""Volume by price of each stretch of a session, which `cift bars` writes beside the bars."""
+
 TICK_TABLES: dict[str, Table] = {t.name: t for t in (TRADES, QUOTES, BOOK, ORDERS, STATUS, BOOK_STATE)}
 """The tables that feeds give and tick stores keep, by name."""
 TABLES: dict[str, Table] = TICK_TABLES | {t.name: t for t in (FEATURES, OUTPUTS, PREDICTIONS, INSTRUMENTS)}

@@ -7,6 +7,7 @@ import typer
 from flows.cli import (
     audit,
     backfill,
+    bars,
     certify,
     clean,
     data_prep,
@@ -45,6 +46,7 @@ app.command("seed")(seed.seed)
 app.command("ingest")(ingest.ingest)
 app.command("backfill")(backfill.backfill)
 app.command("quality")(quality.quality)
+app.command("bars")(bars.bars)
 app.command("data-prep")(data_prep.data_prep)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

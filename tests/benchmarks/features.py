@@ -35,8 +35,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cift_models.stores import plain_columns
-from tests.benchmarks.peers import made, ours
+from tests.benchmarks.peers import made, ours, plain_columns
 from tests.benchmarks.peers.job import Columns, Contestant, Sums, difference, names
 
 PEERS = {

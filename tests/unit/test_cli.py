@@ -361,6 +361,7 @@ def test_runs_are_numbered_and_a_damaged_record_is_named(history: tuple[Path, li
         "status",
         "clean",
         "audit",
+        "bars",
     ],
 )
 def test_prefect_is_imported_after_its_environment_is_set(command: str) -> None:

@@ -14,7 +14,7 @@ from cift_models.feeds import read as door
 from cift_models.feeds.canonical_files import read_canonical
 from cift_models.feeds.instruments_file import OPTIONAL, REQUIRED
 from cift_models.instruments import CALENDARS
-from cift_models.schema import TABLES, rows_of
+from cift_models.schema import BARS, PROFILE, TABLES, rows_of
 from cift_models.stores.ticks import ParquetTicks
 from tests.processes import ROOT
 
@@ -25,7 +25,7 @@ BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE
 def dictionary() -> str:
     """The data dictionary as it must stand in the document."""
     out = []
-    for table in TABLES.values():
+    for table in (*TABLES.values(), BARS, PROFILE):
         key, time = ", ".join(table.key), f", ordered by {table.time}" if table.time else ""
         out += [f"**{table.name}** (key {key}{time})", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
         out += [

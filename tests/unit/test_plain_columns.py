@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from cift_models.errors import InputError, StoreError
 from cift_models.features.columns import Chunk, Job, RollingZ
-from cift_models.stores import plain_columns
-from tests.benchmarks.peers import made
+from tests.benchmarks.peers import made, plain_columns
 
 PARTS = st.lists(st.integers(0, 40), min_size=1, max_size=4)
 PLAIN = {"compression": "none", "use_dictionary": False}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cift_models.errors import DataError
-from cift_models.events import TRADE, Events
+from cift_models.events import BOOK, TRADE, Events
 
 EMPTY_OFFSET = 2**15 - 1
 """Distance in ticks of an int16 level that holds no order."""
@@ -44,7 +44,7 @@ class Chunk:
     """n consecutive rows: what was traded with each, and the book after it.
 
     ts       int64[n] ns UTC, never falling
-    price    int32[n] ticks, read where `size` is above 0
+    price    int32[n] ticks (or another unit that a caller counts in), read where `size` is above 0
     size     int32[n] or int64[n] lots traded with the row; 0 where it is no trade
     levels   best first; a row that says nothing of the book repeats the one before it
 
@@ -100,18 +100,24 @@ class Chunk:
         return cls(columns["ts"], columns["price"], columns["size"], tuple(levels))
 
     @classmethod
-    def of_events(cls, events: Events, tick_units: int) -> Chunk:
-        """The chunk of one symbol's events, books whole (every event carries BOOK or repeats the book); one copy.
+    def of_events(cls, events: Events, unit: int = 1) -> Chunk:
+        """The chunk of one symbol's events, one copy. A price counts whole `unit` price units: 1 keeps a trade between two ticks as it is.
 
-        A trade between two ticks counts at the tick below it. Raises DataError where a price does not fit int32.
+        An event without BOOK repeats the book before it, those before the first book that one (no order flow comes of either); without any
+        book all levels are empty. Raises DataError where a price does not fit int32.
         """
-        price = events.trade_px // tick_units
+        price = events.trade_px // unit
         if len(price) and (price.min() < -(2**31) or price.max() >= 2**31):
             raise DataError(
-                f"A trade stands at {price.max():,} ticks. Expected prices that fit int32.", hint="Check tick_units of the instrument."
+                f"A trade stands at {price.max():,} units of {unit:,} price units. Expected prices that fit int32.",
+                hint="Count in larger units: the instrument's tick_units.",
             )
-        columns = (events.bid_px, events.bid_sz, events.ask_px, events.ask_sz)
-        levels = tuple(Level(*(np.ascontiguousarray(c[:, at]) for c in columns)) for at in range(events.levels))
+        has_book = (events.kind & BOOK) > 0
+        at = np.maximum.accumulate(np.where(has_book, np.arange(len(events)), int(np.argmax(has_book)) if len(events) else 0))
+        levels = tuple(
+            Level(*(column[at, level] for column in (events.bid_px, events.bid_sz, events.ask_px, events.ask_sz)))
+            for level in range(events.levels)
+        )
         return cls(events.ts, price.astype(np.int32), np.where(events.kind & TRADE, events.trade_sz, 0), levels)
 
 

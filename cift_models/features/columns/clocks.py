@@ -6,7 +6,9 @@ which the bar is known; rows after the last end belong to the bar that stays ope
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -115,6 +117,33 @@ class VolumeClock:
 
     def open_as_of(self, state: State) -> int:
         return int(state["clock"][1])
+
+
+UNITS_NS = {"ms": SECOND // 1000, "s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND}
+"""What a stretch of time may be said in."""
+
+
+def duration_ns(text: str) -> int:
+    """`250ms`, `1s`, `5m`, `1h` in ns. Raises InputError for anything else."""
+    found = re.fullmatch(r"(\d+)(ms|s|m|h)", text)
+    if not found or not int(found[1]):
+        raise InputError(f"{text!r} is no stretch of time.", hint="Expected a number and ms, s, m or h: 250ms, 1s, 5m.")
+    return int(found[1]) * UNITS_NS[found[2]]
+
+
+def clock_of(text: str, lot_scale: int, anchor_ns: int) -> Clock:
+    """The clock that a person says: `1s` (any stretch of time, from anchor_ns on), `500trades`, or `1000volume` in the instrument's unit
+    (lot_scale lots each). Raises InputError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(trades|volume)", text)
+    if not found:
+        try:
+            return TimeClock(duration_ns(text), anchor_ns)
+        except InputError:
+            raise InputError(f"{text!r} ends no bar.", hint="Expected 250ms, 1s, 5m, 1h; 500trades; or 1000volume.") from None
+    many, what = Fraction(found[1]), found[2]
+    if many.denominator > 1 and what == "trades":
+        raise InputError(f"{text!r} is no whole number of trades.", hint="Expected 500trades.")
+    return TickClock(int(many)) if what == "trades" else VolumeClock(int(many * lot_scale))
 
 
 def _check_positive(name: str, value: int) -> None:
