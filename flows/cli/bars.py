@@ -29,7 +29,7 @@ def bars(
 
     A row holds what was received up to its as_of, and nothing after: a bar of time from t - 1s to t says what a feature at t may know, so
     there is no bar where nothing happened. A bar of trades or volume ends with the trade that fills it, and is known then. Behind a halt
-    or a gap of the feed all begins anew.
+    or a gap of the feed all begins anew. A z-score counts a flow up to 2^31 / window lots.
 
     Example: cift bars --symbols AAPL --start 2012-06-21 --end 2012-06-21 --every 5m --levels 5
 

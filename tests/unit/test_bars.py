@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -157,6 +158,21 @@ def test_a_session_without_events_or_with_great_prices_has_bars_too():
     bars, profile = tables(instrument, session, events)
     assert bars.select("close", "vwap", "volume").row(0) == (61_824.12, 61_824.12, 1.5) and profile["price"].to_list() == [61_824.12]
     assert events.bid_px[0, 0] == EMPTY_BID
+
+
+def test_flows_beyond_what_a_score_takes_count_as_the_most_that_it_does():
+    """A coin of which millions trade at once: the flow itself is whole, its score as that of the features that models read."""
+    instrument = Instrument("A", 100, 1, 1, "coins", 0.0, "always", 1)
+    events = Events.empty(40, 1)
+    events.ts[:], events.sequence[:], events.kind[:] = OPEN + 1 + np.arange(40) * SECOND, np.arange(40), BOOK
+    events.bid_px[:, 0], events.ask_px[:, 0], events.ask_sz[:, 0] = 100, 101, 1
+    flows = np.random.default_rng(0).integers(-50_000_000, 50_000_000, 40)
+    events.bid_sz[:, 0] = 2_500_000_000 + np.cumsum(flows)
+    bars, _ = tables(instrument, Session(20231114, OPEN, OPEN + 40 * SECOND), events, window=300)
+    most = math.isqrt(2**62 - 1) // 300
+    assert bars["ofi_00"].to_list() == [0, *flows[1:].tolist()] and np.abs(flows).max() > most
+    seen = np.clip([0, *flows[1:]], -most, most).astype(float)
+    assert bars["z_ofi_00"][-1] == pytest.approx((seen[-1] - seen.mean()) / seen.std())
 
 
 def test_what_ends_a_bar_is_said_in_words():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -154,6 +154,13 @@ def check(job: Job, chunk: Chunk, rows: Rows) -> None:
             assert rows.z_tick.tolist() == slow_z(e, job.tick_z.window)
     assert rows.warm_up == min(job.tick_z.window - 1, len(chunk))
     assert list(zip(*(getattr(rows.profile, f.name).tolist() for f in fields(Profile)), strict=True)) == slow_profile(job.profile, plain)
+
+
+def test_a_job_without_scores_of_rows_is_the_same_job_else():
+    chunk = stream(4, 300)
+    whole, bare = job().run([chunk]), job(tick_z=None).run([chunk[:70], chunk[70:]])
+    assert len(bare.z_tick) == bare.warm_up == 0 and len(whole.z_tick) == 300
+    same_bits(replace(whole, z_tick=bare.z_tick, warm_up=0), bare)
 
 
 def same_bits(a: Rows, b: Rows) -> None:

@@ -31,7 +31,7 @@ class Rows:
     bars      K bars
     ofi       int64[L, K] lots: order flow imbalance of each level over the bar
     z_ofi     float64[L, K]: its rolling z-score over bars
-    z_tick    float64[n], one for each row of the chunk: rolling z-score of the best level's increments
+    z_tick    float64[n], one for each row of the chunk: rolling z-score of the best level's increments; none without tick_z
     warm_up   the first so many of z_tick had less than a full window behind them
     profile   R bins of the stretches that ended
     """
@@ -61,7 +61,7 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class Job:
     """Bars of `clock`; order flow of the `levels` best levels by bar and its z-score over `bar_z`; the best level's increments scored row
-    by row over `tick_z`; a volume profile. A value: the same job on the same rows gives the same bits, in whatever chunks.
+    by row over `tick_z` (None: not at all); a volume profile. A value: the same job on the same rows gives the same bits, in any chunks.
 
     One stream is one symbol over one session: start again after a halt or a gap in the feed.
     """
@@ -69,7 +69,7 @@ class Job:
     levels: int = 1
     clock: Clock = field(default_factory=TimeClock)
     bar_z: RollingZ = field(default_factory=lambda: RollingZ(300))
-    tick_z: RollingZ = field(default_factory=lambda: RollingZ(1000))
+    tick_z: RollingZ | None = field(default_factory=lambda: RollingZ(1000))
     profile: VolumeProfile = field(default_factory=VolumeProfile)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,9 @@ class Job:
 
     def start(self) -> JobState:
         """Memory before the first row."""
-        state = {"clock": self.clock.start(), "bars": bar_columns.start(), "tick_z": self.tick_z.start(), "profile": self.profile.start()}
+        state = {"clock": self.clock.start(), "bars": bar_columns.start(), "profile": self.profile.start()}
+        if self.tick_z:
+            state["tick_z"] = self.tick_z.start()
         for level in range(self.levels):
             state[f"flow_{level:02d}"] = order_flow.start()
             state[f"bar_z_{level:02d}"] = self.bar_z.start()
@@ -99,7 +101,7 @@ class Job:
                 f"The chunk has {len(chunk.levels)} levels of the book, the job {self.levels}.",
                 hint="Give a deeper book, or make the job of fewer levels.",
             )
-        n = len(chunk)
+        n = len(chunk) if self.tick_z else 0
         if z_tick is None:
             z_tick = np.empty(n)
         elif z_tick.dtype != np.float64 or z_tick.ndim != 1 or len(z_tick) < n or not z_tick.flags.c_contiguous:
@@ -108,10 +110,10 @@ class Job:
                 hint="Make it as long as the longest chunk.",
             )
         near = any(level.is_near for level in chunk.levels[: self.levels])
-        step = BLOCK if near else max(n, 1)
-        parts = [self._fold(state, chunk[at : at + step], z_tick[at : min(at + step, n)]) for at in range(0, max(n, 1), step)]
+        step = BLOCK if near else max(len(chunk), 1)
+        parts = [self._fold(state, chunk[at : at + step], z_tick[at : min(at + step, n)]) for at in range(0, max(len(chunk), 1), step)]
         rows = parts[0] if len(parts) == 1 else Rows.join(parts)
-        return replace(rows, z_tick=z_tick[:n], warm_up=self.tick_z.n_warm_up(state["tick_z"], n)), state
+        return replace(rows, z_tick=z_tick[:n], warm_up=self.tick_z.n_warm_up(state["tick_z"], n) if self.tick_z else 0), state
 
     def finish(self, state: JobState) -> Rows:
         """The bar and the stretch that are still open, as if they ended with the last row seen. `state` stays as it is."""
@@ -142,7 +144,7 @@ class Job:
         for at in range(self.levels):
             name = f"{at:02d}"
             flow, level = state[f"flow_{name}"], chunk.levels[at]
-            if at == 0:
+            if at == 0 and self.tick_z:
                 ofi[at] = order_flow.fold_scored(flow, level, ends, name, self.tick_z, state["tick_z"], z_tick)
             else:
                 ofi[at] = order_flow.fold(flow, level, chunk.levels[0], ends, name)

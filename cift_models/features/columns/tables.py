@@ -33,9 +33,9 @@ def tables(
     profile   stretch of time of the volume profile, in bins of one tick
 
     Everything starts anew behind a halt or a gap of the feed, whose own events are left out; the bar before it ends with its last event,
-    so that two bars may bear one as_of. The last bar of a stretch may be a part. Raises InputError for a clock that is none or fewer
-    levels in the book than asked, DataError where sums would not be exact. O(events levels); a bar uses its own events, its z-score those
-    of `window` bars up to it.
+    so that two bars may bear one as_of. The last bar of a stretch may be a part. A score counts no flow above what it can take exactly.
+    Raises InputError for a clock that is none, DataError for fewer levels in the book than asked and where sums would not be exact.
+    O(events levels); a bar uses its own events, its z-score those of `window` bars up to it.
     """
     import polars as pl
 
@@ -45,8 +45,8 @@ def tables(
     job = Job(
         levels,
         clock_of(clock, instrument.lot_scale, session.open),
-        RollingZ(window),
-        RollingZ(2),  # scores of single events: nobody reads them here
+        RollingZ(window, capped=True),
+        None,
         VolumeProfile(duration_ns(profile), units // unit, session.open),
     )
     parts = [job.run([Chunk.of_events(events[stretch], unit)]) for stretch in stretches(events.kind)]

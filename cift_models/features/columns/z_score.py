@@ -25,13 +25,15 @@ BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class RollingZ:
-    """The z-score over `window` values, each at most `max_abs` in size (0: the most that the window allows).
+    """The z-score over `window` values, each at most `max_abs` in size (0: the most that the window allows). A larger one is refused, or
+    where `capped` counts as max_abs with its sign, as in the features that models read (features/z_score.py).
 
     Raises InputError unless window * (window * max_abs^2) < 2^62: beyond it numba's integers would wrap without a word.
     """
 
     window: int
     max_abs: int = 0
+    capped: bool = False
 
     def __post_init__(self) -> None:
         if self.window < 2 or self.max_abs < 0:
@@ -55,8 +57,10 @@ class RollingZ:
     def fold(self, state: State, x: NDArray[np.int64], what: str = "x") -> NDArray[np.float64]:
         """z float64[n] of the next n values; changes `state` in place. O(n).
 
-        Raises DataError for a value beyond max_abs; `what` names it. The state may not be used afterwards.
+        Raises DataError for a value beyond max_abs, unless capped; `what` names it. The state may not be used afterwards.
         """
+        if self.capped:
+            x = np.clip(x, -self.max_abs, self.max_abs)
         z = np.empty(len(x))
         at = _fold(x, state["history"], state["sums"], self.max_abs, z, np.empty(self.window + BLOCK, np.int64))
         if at >= 0:
