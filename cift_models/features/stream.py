@@ -351,7 +351,8 @@ def build(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_], NDArray[np.int8]]:
     """(as_of[T], offsets[T + 1], x[T, S, F], valid[T, S], why[T, S]) of one whole session.
 
-    With several threads each takes some of the symbols; the bits are the same, because no feature reads another symbol.
+    With several threads each takes symbols that stand side by side, about as many events as the others; the bits are the same, because no
+    feature reads another symbol.
     """
     as_of = np.array(session.instants(features.clock_ns), np.int64)
     offsets = step_offsets(events, as_of)
@@ -360,10 +361,18 @@ def build(
     x = np.empty((len(as_of), len(universe), len(features.names)))
     why = np.empty(x.shape[:2], np.int8)
 
-    def one(s: int) -> None:
-        state = start(Universe(universe.instruments[s : s + 1]), features, session)
-        _fold_into(state, events, offsets, as_of, s, x, why)
+    def some(first: int, end: int) -> None:
+        state = start(Universe(universe.instruments[first:end]), features, session)
+        _fold_into(state, events, offsets, as_of, first, x, why)
 
-    with ThreadPoolExecutor(min(threads, len(universe))) as pool:
-        list(pool.map(one, range(len(universe))))
+    groups = _shared_out(np.bincount(events.symbol, minlength=len(universe))[: len(universe)], 2 * threads)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(some, *zip(*groups, strict=True)))
     return as_of, offsets, x, why == 0, why
+
+
+def _shared_out(events: NDArray[np.int64], groups: int) -> list[tuple[int, int]]:
+    """(first, end) of at most `groups` stretches of symbols, whose events int64[S] are about as many in each."""
+    upto = np.cumsum(events + 1)  # a symbol without events has rows too
+    ends = np.unique(np.searchsorted(upto, upto[-1] * np.arange(1, groups + 1) / groups) + 1)
+    return list(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True))

@@ -297,6 +297,14 @@ def test_integrated_flow_is_the_first_component_of_the_past():
         IntegratedOFI.fit(np.full((10, 3), np.nan))
 
 
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=40), st.integers(1, 12))
+def test_every_symbol_is_some_threads_and_none_has_far_more_than_its_share(events, groups):
+    shared = stream._shared_out(np.array(events), groups)
+    assert len(shared) <= groups and [s for first, end in shared for s in range(first, end)] == list(range(len(events)))
+    share = sum(n + 1 for n in events) / groups
+    assert max(sum(n + 1 for n in events[first:end]) for first, end in shared) <= share + max(events) + 1
+
+
 def test_a_replay_calls_back_behind_every_event_once_and_remembers_what_batch_does():
     """Also where rings grow on the way, and for the events behind the last instant; a callback that raises ends it at its event."""
     universe, features, session, events = stream_of(14, symbols=2, rate_hz=60)
