@@ -49,7 +49,12 @@ class Settings(BaseSettings):
         None, description="file of certificates (PEM) that stores behind https and the like are checked against; empty: the system's"
     )
     threads: int = Field(1, ge=1, le=1024, description="threads of one fit, for torch and BLAS; part of a fit's key")
-    workers: int = Field(2, ge=1, le=256, description="files and sessions that ingest, data-prep and backfill work on side by side")
+    workers: int = Field(
+        2,
+        ge=1,
+        le=256,
+        description="files, sessions, and symbols of a single session, that ingest, data-prep and backfill work on side by side",
+    )
     task_runner: Literal["threads", "processes"] = Field(
         "threads", description="what those workers are; processes where the work holds the interpreter (Binance's JSON)"
     )

@@ -143,7 +143,9 @@ def build_session(dataset: Dataset, day: int, again: bool = False) -> StepRef:
         room.progress("reading events", 0.1)
         events = open_ticks(settings).events(universe, session)
         room.progress("features", 0.3)
-        as_of, offsets, x, valid, why = stream.build(universe, features, session, events)
+        # Sessions are built side by side; where there are fewer of them than workers, so are the symbols of one.
+        threads = max(1, settings.workers // len(dataset.days))
+        as_of, offsets, x, valid, why = stream.build(universe, features, session, events, threads=threads)
         ref = open_features(settings).write(universe, features, session, as_of=as_of, offsets=offsets, x=x, valid=valid, why=why)
         room.progress("labels", 0.8)
         columns: dict[str, np.ndarray] = {}
