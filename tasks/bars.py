@@ -7,8 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cift_models.errors import EmptyRange
-from cift_models.features.columns.tables import tables
+from cift_models.errors import EmptyRange, InputError
+from cift_models.features.columns.tables import job_of, tables
 from cift_models.files import write_atomic
 from cift_models.settings import get_settings
 from cift_models.stores.lake import folder_name, to_parquet
@@ -21,17 +21,22 @@ def write_bars(
 ) -> Iterator[dict[str, Any]]:
     """Write bars-SYMBOL-DAY.parquet and profile-SYMBOL-DAY.parquet below `out`; for each session and symbol the paths and what is in them.
 
-    One session of one symbol is in memory at a time. Raises UnknownSymbol and EmptyRange, and what the tick store and `tables` raise.
+    One session of one symbol is in memory at a time. Raises UnknownSymbol, EmptyRange, InputError where `out` cannot be a folder, and what
+    the tick store and `tables` raise.
     """
     if end < start:
         raise EmptyRange(f"The range {start} .. {end} ends before it starts.", hint="Give the earlier day first.")
     ticks = open_ticks(get_settings())
     first, last = (int(f"{day:%Y%m%d}") for day in (start, end))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be a folder: {error.strerror}.", hint="Name a folder that is there or can be made.") from None
     for symbol in symbols:
         universe = ticks.universe([symbol])
         instrument = universe.instruments[0]
         for session in ticks.sessions([symbol], first, last):
+            job_of(instrument, session, clock, window, profile, levels)  # what cannot be is said before anything is read
             progress = reporter(f"{symbol} {session.day}")
             progress("reading", 0.1)
             events = ticks.events(universe, session)

@@ -49,10 +49,8 @@ def bars(
         for one in write_bars(chosen, first, last, out, every, window, profile, levels):
             found.append(one)
             if not json:
-                print(
-                    f"{one['symbol']} {one['day']}: {one['bars']:,} bars of {one['events']:,} events, {one['n_trades']:,} trades of "
-                    f"{one['volume']:,.10g} {one['unit']}\n  {one['bars_path']}\n  {one['profile_path']}"
-                )
+                of = f"{one['events']:,} events, {one['n_trades']:,} trades of {one['volume']:,.10g} {one['unit']}"
+                print(f"{one['symbol']} {one['day']}: {one['bars']:,} bars of {of}\n  {one['bars_path']}\n  {one['profile_path']}")
     if json:
         import orjson
 

@@ -192,6 +192,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     ticks.write_events(universe.instruments[0], session, events, {"feed": "test"})
     monkeypatch.setenv("CIFT_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
 
     def bars(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cift", "bars", *arguments])
@@ -223,6 +224,7 @@ def test_the_command_writes_two_files_a_session(run, tmp_path):
         (("--symbols", "S0", "--start", "2023-11-14", "--end", "2023-11-13"), "ends before it starts"),
         (("--symbols", "S0", "--start", "2023-11-14", "--end", "2023-11-14", "--every", "1d"), "ends no bar"),
         (("--symbols", "S0", "--start", "2023-11-14", "--end", "2023-11-14", "--profile", "5trades"), "no stretch of time"),
+        (("--symbols", "S0", "--start", "2023-11-14", "--end", "2023-11-14", "--out", "file"), "cannot be a folder"),
         (("--symbols", "XX", "--start", "2023-11-14", "--end", "2023-11-14"), "Unknown symbol 'XX'"),
         (("--symbols", "S0", "--start", "2023-11-15", "--end", "2023-11-15"), "stored days"),
         (("--symbols", ",", "--start", "2023-11-14", "--end", "2023-11-14"), "names no symbol"),

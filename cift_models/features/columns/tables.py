@@ -39,19 +39,18 @@ def tables(
     """
     import polars as pl
 
-    units = instrument.tick_units
     # Price units keep trades between two ticks apart; where they pass int32, ticks are what there is room for.
-    unit = 1 if events.trade_px.max(initial=0) < 2**31 and events.trade_px.min(initial=0) >= -(2**31) else units
-    job = Job(
-        levels,
-        clock_of(clock, instrument.lot_scale, session.open),
-        RollingZ(window, capped=True),
-        None,
-        VolumeProfile(duration_ns(profile), units // unit, session.open),
-    )
+    unit = 1 if events.trade_px.max(initial=0) < 2**31 and events.trade_px.min(initial=0) >= -(2**31) else instrument.tick_units
+    job = job_of(instrument, session, clock, window, profile, levels, unit)
     parts = [job.run([Chunk.of_events(events[stretch], unit)]) for stretch in stretches(events.kind)]
     parts = parts or [job.run([Chunk.of_events(events[:0], unit)])]
     return pl.concat([_bars(rows, instrument, unit) for rows in parts]), pl.concat([_profile(rows, instrument, unit) for rows in parts])
+
+
+def job_of(instrument: Instrument, session: Session, clock: str, window: int, profile: str, levels: int, unit: int = 1) -> Job:
+    """The job that `tables` does, prices counted in `unit` price units. Raises InputError for what cannot be one."""
+    bins = VolumeProfile(duration_ns(profile), instrument.tick_units // unit, session.open)
+    return Job(levels, clock_of(clock, instrument.lot_scale, session.open), RollingZ(window, capped=True), None, bins)
 
 
 def stretches(kind: NDArray[np.int8]) -> Iterator[slice]:
