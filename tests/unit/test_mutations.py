@@ -326,9 +326,9 @@ def test_a_label_against_a_past_mean_is_found_by_the_audit_and_held(forget, monk
 # 5. A centred filter.
 
 
-def centred(universe, features, session, events):
+def centred(universe, features, session, events, threads=1):
     """Every queue imbalance is the mean of five rows, two of them to come."""
-    as_of, offsets, x, valid, why = build_as_it_is(universe, features, session, events)
+    as_of, offsets, x, valid, why = build_as_it_is(universe, features, session, events, threads)
     x = x.copy()
     column = features.names.index("queue_imbalance")
     for s in range(x.shape[1]):

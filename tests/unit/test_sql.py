@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +330,15 @@ def test_the_command_ends_badly_in_two_lines_and_leaves_nothing(home: Path, tmp_
     assert done.returncode == 0 and done.stderr.startswith("Features and predictions are kept in ClickHouse now")
 
 
+@contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Whatever happens inside, the process is gone behind it."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_what_computes(home: Path, tmp_path: Path) -> None:
     import signal
@@ -336,7 +347,10 @@ def test_ctrl_c_stops_what_computes(home: Path, tmp_path: Path) -> None:
     from tests.processes import environment
 
     command = [sys.executable, "-m", "flows.cli", "sql", "SELECT count() FROM numbers(1000000000000) WHERE NOT ignore(sipHash64(number))"]
-    with subprocess.Popen(command, cwd=ROOT, env=environment(home, TMPDIR=str(tmp_path)), stderr=subprocess.PIPE, text=True) as process:
+    # A suite that runs in the background of a shell has SIGINT ignored, and its children inherit that.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    env = environment(home, TMPDIR=str(tmp_path))
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, preexec_fn=listens) as process, killed(process):
         until = time.monotonic() + 60
         while not list(tmp_path.glob("cift-sql-*/engine/*")):
             assert time.monotonic() < until
